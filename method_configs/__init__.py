@@ -1,0 +1,1 @@
+"""One file per registered method: its TrainerConfig and nothing else."""

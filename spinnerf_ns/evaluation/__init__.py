@@ -1,0 +1,1 @@
+"""Measuring: metrics, scenes with known truth, baselines, reports."""

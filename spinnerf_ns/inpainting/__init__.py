@@ -1,0 +1,1 @@
+"""From masks and depth to clean photos and clean depth."""

@@ -1,0 +1,1 @@
+"""What nerfstudio trains: fields, models, data managers, losses."""

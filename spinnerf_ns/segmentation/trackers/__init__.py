@@ -1,0 +1,9 @@
+"""Mask trackers: masks in some photos -> masks in all of them, along the camera path."""
+
+from spinnerf_ns.registry import Registry
+
+TRACKERS = Registry(
+    "tracker",
+    "spinnerf_ns.trackers",
+    {"flow": "spinnerf_ns.segmentation.trackers.flow:FlowTracker"},
+)

@@ -1,0 +1,1 @@
+"""Clicks in a browser."""

@@ -97,7 +97,9 @@ def make_perceptual_loss(
             return SsimLoss()
     network = name.removeprefix("lpips-")
     if network not in BACKBONES:
-        raise SpinnerfError(f"perceptual loss '{name}' is unknown; take one of auto, lpips-vgg, lpips-alex, lpips-squeeze, ssim")
+        raise SpinnerfError(
+            f"perceptual loss '{name}' is unknown; take one of auto, lpips-vgg, lpips-alex, lpips-squeeze, ssim"
+        )
     _import_lpips()  # before a download that would be of no use without it
     path = Path(weights) if weights is not None else _find_weights(network, allow_download)
     return _lpips_from_file(network, path, device)
@@ -196,7 +198,7 @@ def _lpips_from_file(network: str | None, path: Path, device: str | torch.device
 
 
 def _recorded_name(network: str, path: Path) -> str:
-    """ "lpips-<network>", with what sets the file apart from torchvision's: squeezenet1_1_caffe.pth -> lpips-squeeze-caffe."""
+    """The loss's name, with what sets the file apart from torchvision's: squeezenet1_1_caffe.pth: lpips-squeeze-caffe."""
     rest = path.stem.removeprefix(BACKBONES[network]).strip("-_.")
     if re.fullmatch(r"((owt-)?[0-9a-f]{8})?", rest):
         return f"lpips-{network}"
@@ -212,7 +214,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SpinnerfError(f"{path}: cannot be read as a state dict ({reason}); get the file again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise SpinnerfError(f"{path}: holds a {type(state).__name__}, a state dict of tensors was expected; get the file again")
+        found = type(state).__name__
+        raise SpinnerfError(f"{path}: holds a {found}, a state dict of tensors was expected; get the file again")
     return state
 
 
@@ -297,7 +300,8 @@ class SsimLoss:
 # --------------------------------------------------------------------------------------------------------------- pictures
 def _check_pictures(prediction: Tensor, target: Tensor) -> None:
     if prediction.shape != target.shape or prediction.ndim != 4 or prediction.shape[1] != 3:
-        raise ValueError(f"two batches [b, 3, h, w] were expected, found {tuple(prediction.shape)} and {tuple(target.shape)}")
+        found = f"{tuple(prediction.shape)} and {tuple(target.shape)}"
+        raise ValueError(f"two batches [b, 3, h, w] of the same shape were expected, found {found}")
 
 
 def _at_least(pictures: Tensor, side: int) -> Tensor:

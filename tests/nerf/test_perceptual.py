@@ -72,6 +72,11 @@ def _texture(seed: int = 0, height: int = 64, width: int = 64) -> torch.Tensor:
     return torch.from_numpy(smooth).permute(2, 0, 1)[None].contiguous()
 
 
+def _blur(picture: torch.Tensor, sigma: float) -> torch.Tensor:
+    """A Gaussian blur of a picture [1, 3, h, w]."""
+    return torch.from_numpy(cv2.GaussianBlur(picture[0].permute(1, 2, 0).numpy(), (0, 0), sigma)).permute(2, 0, 1)[None]
+
+
 def _both(random_squeezenet: Path) -> list[PerceptualLoss]:
     return [make_perceptual_loss("ssim"), make_perceptual_loss("lpips-squeeze", weights=random_squeezenet)]
 
@@ -169,7 +174,7 @@ def test_trained_squeezenet_ranks_as_lpips_is_known_to(caffe_weights: Path) -> N
     assert make_perceptual_loss("auto", weights=caffe_weights).name == "lpips-squeeze-caffe"
     photo = cv2.imread(str(sorted((caffe_weights.parent.parent / "data" / "statue" / "images_2").glob("*.*"))[0]))
     photo = torch.from_numpy(photo[100:228, 100:228, ::-1].copy()).permute(2, 0, 1)[None].float() / 255
-    blurred = torch.from_numpy(cv2.GaussianBlur(photo[0].permute(1, 2, 0).numpy(), (0, 0), 3)).permute(2, 0, 1)[None]
+    blurred = _blur(photo, 3)
     error = (blurred - photo).square().mean().sqrt()
     brighter = photo + error  # the same squared error: to an eye, and to LPIPS, much nearer than the blur
     assert loss(blurred, photo).item() > 3 * loss(brighter, photo).item() > 0
@@ -225,7 +230,7 @@ def test_ssim_forgives_a_small_shift_more_than_a_squared_error() -> None:
     shifted = torch.roll(picture, 1, dims=-1)
     target_error = (shifted - picture).square().mean()
     for sigma in np.linspace(0.3, 6, 60):
-        blurred = torch.from_numpy(cv2.GaussianBlur(picture[0].permute(1, 2, 0).numpy(), (0, 0), sigma)).permute(2, 0, 1)[None]
+        blurred = _blur(picture, sigma)
         if (blurred - picture).square().mean() >= target_error:
             break
     loss = make_perceptual_loss("ssim")

@@ -1,0 +1,18 @@
+"""spinnerf-inpaint-lite: spinnerf-inpaint for laptops and CPUs."""
+
+from nerfstudio.plugins.types import MethodSpecification
+
+from spinnerf_ns.method_configs.spinnerf_inpaint import spinnerf_inpaint
+from spinnerf_ns.nerf.lite import lite
+
+spinnerf_inpaint_lite = MethodSpecification(
+    config=lite(
+        spinnerf_inpaint.config,
+        "spinnerf-inpaint-lite",
+        steps=1000,
+        num_patches=1,
+        depth_num_rays=256,
+        reference_num_rays=128,
+    ),
+    description="spinnerf-inpaint with small grids and few samples, for laptops and CPUs",
+)

@@ -1,0 +1,17 @@
+"""spinnerf-seg-lite: spinnerf-seg for laptops and CPUs."""
+
+from nerfstudio.plugins.types import MethodSpecification
+
+from spinnerf_ns.method_configs.spinnerf_seg import spinnerf_seg
+from spinnerf_ns.nerf.lite import lite
+
+spinnerf_seg_lite = MethodSpecification(
+    config=lite(
+        spinnerf_seg.config,
+        "spinnerf-seg-lite",
+        steps=1000,
+        model={"objectness_num_levels": 6, "objectness_max_res": 256, "objectness_log2_hashmap_size": 15},
+    ),
+    description="spinnerf-seg with small grids and few samples, for laptops and CPUs",
+)
+spinnerf_seg_lite.config.pipeline.mask_round_steps = (600,)

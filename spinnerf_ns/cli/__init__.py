@@ -1,0 +1,52 @@
+"""ns-spinnerf: one file per sub-command. Modules are imported when their command runs, so that --help is quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "segment": ("segment:Segment", "object masks in every photo, from clicks in one"),
+    "export": ("export:Export", "masks, depth and the object-free capture from a trained spinnerf-seg run"),
+    "remove": ("remove:Remove", "all of it: segment, train, export, train; resumable"),
+    "convert-llff": ("convert_llff:ConvertLlff", "an LLFF or SPIn-NeRF folder as a nerfstudio dataset"),
+    "weights": ("weights:Weights", "pretrained files: list, fetch, verify"),
+    "demo": ("demo:Demo", "remove an object from a made-up scene and report how well it went"),
+}
+"""Name -> ("module:Class", what it does)."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs `ns-spinnerf <command> ...`; an error that the user can mend is one line and exit status 1."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if arguments[0] == "--version":
+        from spinnerf_ns import __version__
+
+        print(__version__)
+        return
+    name = arguments[0]
+    if name not in COMMANDS:
+        print(f"ns-spinnerf: there is no command '{name}'; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    from spinnerf_ns.errors import SpinnerfError
+
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    import tyro
+
+    command = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    try:
+        tyro.cli(command, prog=f"ns-spinnerf {name}", description=COMMANDS[name][1], args=arguments[1:]).main()
+    except SpinnerfError as error:
+        print(f"ns-spinnerf {name}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def usage() -> str:
+    """The text of `ns-spinnerf --help`."""
+    lines = ["usage: ns-spinnerf COMMAND [options]", "", "Remove an object from a captured scene.", "", "commands:"]
+    lines += [f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items()]
+    lines += ["", "ns-spinnerf COMMAND --help says what a command takes."]
+    return "\n".join(lines)

@@ -1,0 +1,48 @@
+"""ns-spinnerf export: the export of a trained spinnerf-seg run, again, with other settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.inpainting.export import ExportConfig
+
+
+@dataclass
+class Export:
+    """Renders masks and depth of every photo from a trained spinnerf-seg run and writes the object-free capture."""
+
+    load_config: Path
+    """The run's config.yml."""
+    export: Annotated[ExportConfig, tyro.conf.arg(name="")] = field(default_factory=ExportConfig)
+    """How photos and depth are cleaned."""
+
+    def main(self) -> None:
+        """Runs the export."""
+        folder = export_run(self.load_config, self.export)
+        print(f"Object-free capture: {folder}\nNext: ns-train spinnerf-inpaint --data {folder}")
+
+
+def export_run(load_config: Path, config: ExportConfig) -> Path:
+    """Exports a run.
+
+    Raises:
+        SpinnerfError: there is no such run, or it is of another method.
+    """
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    from spinnerf_ns.pipelines import SpinnerfSegPipeline
+
+    if not load_config.is_file():
+        raise SpinnerfError(f"{load_config}: no such file; give the config.yml that ns-train spinnerf-seg wrote")
+    _, pipeline, checkpoint, _ = eval_setup(load_config, test_mode="test")
+    if not isinstance(pipeline, SpinnerfSegPipeline):
+        raise SpinnerfError(
+            f"{load_config}: a run of {type(pipeline).__name__}, not of spinnerf-seg; give the config.yml of the "
+            "run that ns-train spinnerf-seg wrote"
+        )
+    return pipeline.export(checkpoint, config)

@@ -1,0 +1,193 @@
+"""From rendered masks and depth to the object-free capture: the stage between the two fields."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from rich.progress import track
+
+from spinnerf_ns.conventions import (
+    DILATION_PER_1000,
+    atomic_path,
+    dilate_mask,
+    disparity_to_z,
+    load_object_mask,
+    save_object_mask,
+    z_to_disparity,
+)
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.inpainting.inpainters import INPAINTERS
+from spinnerf_ns.inpainting.visibility import ViewLayers, fill_from_views
+from spinnerf_ns.scene.capture import Capture, View
+from spinnerf_ns.scene.dataset_writer import RemovedView, RemovedWriter
+from spinnerf_ns.scene.workspace import Workspace
+
+RenderLayers = Callable[[View], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+"""A view -> (object_mask, z_visible, z_background), each (H, W), depths in world units."""
+
+
+@dataclass
+class ExportConfig:
+    """How photos and depth are cleaned."""
+
+    inpainter: str = "auto"
+    """2-D inpainter for what no photo shows: "auto" takes the best that is installed (see `ns-spinnerf export --help`)."""
+    inpainted: Path | None = None
+    """Folder of photos inpainted elsewhere (<photo>.png); used with --inpainter folder."""
+    dilation: float = DILATION_PER_1000
+    """Growth of the masks before anything is removed, in pixels of a 1000-pixel-wide photo."""
+    fill_from_views: bool = True
+    """Whether masked pixels whose background other photos show are filled from there before anything is inpainted."""
+    depth_tolerance: float = 0.01
+    """Relative difference of depth up to which another photo is taken to show the same background."""
+    downscale: int = 1
+    """Render masks and depth at 1/N of the photos' resolution and interpolate; for CPUs."""
+    overwrite: bool = False
+    """Whether an earlier export with other settings is replaced."""
+
+
+def layers_path(workspace: Workspace, photo: str) -> Path:
+    """Where a photo's rendered depths lie: .npz with z_visible and z_background, (H, W) float32, world units."""
+    return workspace.root / "layers" / f"{photo}.npz"
+
+
+def views_with_object(capture: Capture, workspace: Workspace) -> list[View]:
+    """The views that are segmented and inpainted: all but the object-free ones."""
+    object_free = set(workspace.object_free)
+    return [view for view in capture.views if view.photo not in object_free]
+
+
+def render_stage(
+    capture: Capture,
+    workspace: Workspace,
+    render: RenderLayers,
+    config: ExportConfig,
+    inputs: Sequence[Path],
+    parameters: dict[str, Any],
+) -> None:
+    """Writes `masks_3d/` and `layers/`: what the field shows of every photo with the object.
+
+    Args:
+        render: renders a view.
+        inputs: files that the field comes from (its checkpoint).
+        parameters: what else the result depends on.
+    """
+    masks, layers = workspace.masks_3d, workspace.root / "layers"
+    parameters = {"dilation": config.dilation, "downscale": config.downscale, **parameters}
+    with workspace.stage("render", parameters, inputs, [masks, layers], overwrite=config.overwrite) as stage:
+        if stage.fresh:
+            return
+        for view in track(views_with_object(capture, workspace), "Rendering masks and depth"):
+            if stage.done(view.photo):
+                continue
+            object_mask, z_visible, z_background = render(view)
+            save_object_mask(stage.folder(masks) / f"{view.photo}.png", object_mask)
+            with atomic_path(stage.folder(layers) / f"{view.photo}.npz") as temporary, open(temporary, "wb") as file:
+                np.savez_compressed(file, z_visible=z_visible, z_background=z_background)
+            stage.record(view.photo, mask_area=int(object_mask.sum()))
+
+
+def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig) -> Path:
+    """Writes `removed/`, the object-free capture, from `masks_3d/` and `layers/`.
+
+    Masked pixels whose background another photo shows are filled from there; the rest, which no photo shows, is inpainted:
+    colours by the 2-D inpainter, disparity in floats from the hole's rim.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SpinnerfError: masks or depths are missing, or every mask is empty.
+    """
+    views = views_with_object(capture, workspace)
+    inpainter_name, inpainter = make_inpainter(config)
+    inputs = [path for view in views for path in (view.path, _mask_path(workspace, view), layers_path(workspace, view.photo))]
+    missing = [path for path in inputs if not path.is_file()]
+    if missing:
+        raise SpinnerfError(
+            f"{missing[0]}: missing ({len(missing)} files in all); render masks and depth first: "
+            "ns-spinnerf export --load-config CONFIG"
+        )
+    parameters = {**asdict(config), "inpainter": inpainter_name, "options": _options(inpainter)}
+    for irrelevant in ("overwrite", "downscale", "inpainted"):
+        parameters.pop(irrelevant)
+    if config.inpainted is not None:
+        inputs += sorted(path for path in Path(config.inpainted).rglob("*") if path.is_file())
+    with workspace.stage("export", parameters, inputs, [workspace.removed], overwrite=config.overwrite) as stage:
+        if stage.fresh:
+            return workspace.removed
+        layers = [_load_layers(workspace, view, config) for view in views]
+        if not any(layer.hole.any() for layer in layers):
+            raise SpinnerfError(
+                f"{workspace.masks_3d}: every mask is empty, so there is nothing to remove; point at the object again: "
+                f"ns-spinnerf segment --data {capture.data} --view PHOTO --points X,Y --overwrite"
+            )
+        writer = RemovedWriter(capture, stage.folder(workspace.removed), workspace.object_free)
+        unfinished = [index for index, view in enumerate(views) if not stage.done(view.photo)]
+        if unfinished:
+            filled = _fill(layers, config)
+            for index in track(unfinished, "Inpainting"):
+                layer = layers[index]
+                image, unseen, z = filled[index]
+                writer.write(_removed_view(layer, image, unseen, z, inpainter))
+                stage.record(layer.view.photo, hole=int(layer.hole.sum()), unseen=int(unseen.sum()))
+        for photo in workspace.object_free:
+            view = capture.view(photo)
+            image = view.read_image()
+            nothing = np.zeros(image.shape[:2], dtype=bool)
+            writer.write(RemovedView(view.photo, image, nothing, nothing, np.zeros(image.shape[:2], np.float32)))
+        writer.finish()
+    return workspace.removed
+
+
+def make_inpainter(config: ExportConfig) -> tuple[str, Any]:
+    """The inpainter's name and an instance; "auto" chooses."""
+    name = config.inpainter
+    if name == "auto":
+        name = "folder" if config.inpainted is not None else "patchmatch" if "patchmatch" in INPAINTERS.names() else "opencv"
+    options = {}
+    if name == "folder":
+        if config.inpainted is None:
+            raise SpinnerfError("--inpainter folder needs the folder of inpainted photos: --inpainted FOLDER")
+        options["folder"] = config.inpainted
+    return name, INPAINTERS.create(name, **options)
+
+
+def _fill(layers: list[ViewLayers], config: ExportConfig) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Per view (image, unseen_mask, z of the filled pixels)."""
+    if config.fill_from_views:
+        return [(f.image, f.unseen_mask, f.z) for f in fill_from_views(layers, config.depth_tolerance)]
+    return [(layer.image, layer.hole, np.zeros(layer.hole.shape, np.float32)) for layer in layers]
+
+
+def _removed_view(layer: ViewLayers, image: np.ndarray, unseen: np.ndarray, z: np.ndarray, inpainter: Any) -> RemovedView:
+    """Inpaints what is left of the hole."""
+    photo = layer.view.photo
+    if unseen.any():
+        image = inpainter.inpaint([image], [unseen], [photo])[0]
+    known = np.where(layer.hole, z, layer.z_visible).astype(np.float32)
+    # Everything in the hole without a depth is completed, filled pixels with an uncertain depth included.
+    to_complete = layer.hole & (known <= 0)
+    disparity = z_to_disparity(known)
+    if to_complete.any():
+        disparity = inpainter.inpaint_disparity(disparity, to_complete)
+    return RemovedView(photo, image, layer.hole, unseen, disparity_to_z(disparity).astype(np.float32))
+
+
+def _load_layers(workspace: Workspace, view: View, config: ExportConfig) -> ViewLayers:
+    image = view.read_image()
+    hole = dilate_mask(load_object_mask(_mask_path(workspace, view), image.shape[:2]), config.dilation)
+    with np.load(layers_path(workspace, view.photo)) as depths:
+        return ViewLayers(view, image, hole, depths["z_visible"], np.where(hole, depths["z_background"], 0).astype(np.float32))
+
+
+def _mask_path(workspace: Workspace, view: View) -> Path:
+    return workspace.mask_path("masks_3d", view.photo)
+
+
+def _options(backend: Any) -> dict[str, str]:
+    return {name: str(value) for name, value in vars(backend).items() if not name.startswith("_")}

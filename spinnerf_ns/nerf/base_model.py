@@ -1,0 +1,200 @@
+"""What the two models share: nerfacto, built without a download, placed on the scene, without work that no loss uses."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Iterator
+from unittest import mock
+
+import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.model_components.losses import orientation_loss, pred_normal_loss, scale_gradients_by_distance_squared
+from nerfstudio.models import nerfacto
+from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
+from torch import Tensor, nn
+
+from spinnerf_ns.nerf.losses import stop_geometry
+from spinnerf_ns.nerf.scene_placement import PlacedContraction, PlacedPiecewiseSampler
+
+TRAINS_GEOMETRY = "trains_geometry"
+"""Key in a ray bundle's metadata: (R, 1) bool, whether the ray's pixel loss may change density."""
+
+
+@dataclass
+class SpinnerfModelConfig(NerfactoModelConfig):
+    """Nerfacto's settings and those that both stages share."""
+
+    _target: type = field(default_factory=lambda: SpinnerfModel)
+    use_appearance_embedding: bool = False
+    """Whether to use an appearance embedding. Off: it would hide inconsistent inpainting and tie checkpoints to the number of
+    photos."""
+    camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
+    """Camera optimiser. Off: it is not applied at evaluation, so exported masks and depths would be shifted."""
+    average_init_density: float = 0.01
+    """Average initial density output from MLP."""
+    eval_num_rays_per_chunk: int = 1 << 14
+    """Rays per forward pass when whole photos are rendered."""
+    place_scene: bool = True
+    """Whether to contract about the scene's content (from its sparse points) instead of about the cameras' cube."""
+    fast_hash_grid: bool = True
+    """Whether to use the fast hash grid where tiny-cuda-nn is not installed; off: nerfstudio's torch path."""
+
+
+class SpinnerfModel(NerfactoModel):
+    """Nerfacto whose forward pass renders what the losses use, in training, and all of nerfacto's outputs otherwise."""
+
+    config: SpinnerfModelConfig
+
+    def populate_modules(self) -> None:
+        """Builds nerfacto's modules without the network that it would download for its LPIPS metric."""
+        with _without_lpips_download():
+            super().populate_modules()
+        if self.config.place_scene and not self.config.disable_scene_contraction:
+            self._place_scene()
+
+    def _place_scene(self) -> None:
+        bounds = (self.kwargs.get("metadata") or {}).get("scene_bounds")
+        center, radius, near = bounds if bounds is not None else (torch.zeros(3), 1.0, None)
+        contraction = PlacedContraction(torch.as_tensor(center), radius)
+        for part in (self.field, *self.proposal_networks):
+            part.spatial_distortion = contraction
+        if self.config.proposal_initial_sampler == "piecewise":
+            self.proposal_sampler.initial_sampler = PlacedPiecewiseSampler(float(radius), self.config.use_single_jitter)
+        if near is not None and self.collider is not None:
+            self.collider.near_plane = float(near)
+            self.collider.far_plane = self.config.far_plane * float(radius)
+
+    def accelerate(self) -> None:
+        """Puts the fast hash grid in place of nerfstudio's torch path; called once all fields are built."""
+        if self.config.fast_hash_grid:
+            from spinnerf_ns.nerf.hash_grid import accelerate
+
+            accelerate(self)
+
+    @property
+    def needs_position_gradients(self) -> bool:
+        """Whether a loss differentiates the fields by position."""
+        return self.config.predict_normals or self.config.camera_optimizer.mode != "off"
+
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
+        """Renders a bundle; same values as `NerfactoModel.get_outputs`, plus `extra_outputs`.
+
+        In training the median and proposal depths, which no loss uses, are left out.
+        """
+        if self.training:
+            self.camera_optimizer.apply_to_raybundle(ray_bundle)
+        ray_samples, weights_list, ray_samples_list = self.proposal_sampler(ray_bundle, density_fns=self.density_fns)
+        field_outputs, positions, geometry = self._query_field(ray_samples)
+        if self.config.use_gradient_scaling:
+            field_outputs = scale_gradients_by_distance_squared(field_outputs, ray_samples)
+        weights = ray_samples.get_weights(self.carve(field_outputs[FieldHeadNames.DENSITY], positions, geometry))
+        weights_list.append(weights)
+        ray_samples_list.append(ray_samples)
+
+        metadata = ray_bundle.metadata or {}
+        outputs: dict[str, Any] = {
+            "rgb": self.renderer_rgb(
+                rgb=field_outputs[FieldHeadNames.RGB], weights=stop_geometry(weights, metadata.get(TRAINS_GEOMETRY))
+            ),
+            "accumulation": self.renderer_accumulation(weights=weights),
+            "expected_depth": self.renderer_expected_depth(weights=weights, ray_samples=ray_samples),
+        }
+        if self.training:
+            outputs["weights_list"] = weights_list
+            outputs["ray_samples_list"] = ray_samples_list
+        else:
+            with torch.no_grad():
+                outputs["depth"] = self.renderer_depth(weights=weights, ray_samples=ray_samples)
+                for i in range(self.config.num_proposal_iterations):
+                    outputs[f"prop_depth_{i}"] = self.renderer_depth(
+                        weights=weights_list[i], ray_samples=ray_samples_list[i]
+                    )
+        if self.config.predict_normals:
+            self._add_normals(outputs, field_outputs, weights, ray_bundle)
+        outputs.update(self.extra_outputs(ray_bundle, ray_samples, weights, positions, geometry))
+        return outputs
+
+    def _query_field(self, ray_samples: RaySamples) -> tuple[dict, Tensor, Tensor]:
+        """The field's outputs, (R, S, 3) positions in the grid's [0, 1], and (R, S, G) geometry features."""
+        if self.config.predict_normals:
+            field_outputs = self.field.forward(ray_samples, compute_normals=True)
+            geometry = torch.empty(0)
+        else:
+            density, geometry = self.field.get_density(ray_samples)
+            field_outputs = self.field.get_outputs(ray_samples, density_embedding=geometry)
+            field_outputs[FieldHeadNames.DENSITY] = density
+        return field_outputs, self.field._sample_locations.detach(), geometry
+
+    def _add_normals(self, outputs: dict, field_outputs: dict, weights: Tensor, ray_bundle: RayBundle) -> None:
+        """Nerfacto's normals and their losses."""
+        normals, predicted = field_outputs[FieldHeadNames.NORMALS], field_outputs[FieldHeadNames.PRED_NORMALS]
+        outputs["normals"] = self.normals_shader(self.renderer_normals(normals=normals, weights=weights))
+        outputs["pred_normals"] = self.normals_shader(self.renderer_normals(predicted, weights=weights))
+        if self.training:
+            stopped = weights.detach()
+            outputs["rendered_orientation_loss"] = orientation_loss(stopped, normals, ray_bundle.directions)
+            outputs["rendered_pred_normal_loss"] = pred_normal_loss(stopped, normals.detach(), predicted)
+
+    def carve(self, density: Tensor, positions: Tensor, geometry: Tensor) -> Tensor:
+        """Hook: the density that is rendered, (R, S, 1). Nerfacto's own unless a subclass carves something out."""
+        return density
+
+    def extra_outputs(
+        self, ray_bundle: RayBundle, ray_samples: RaySamples, weights: Tensor, positions: Tensor, geometry: Tensor
+    ) -> dict[str, Tensor]:
+        """Hook: further outputs with one row per ray."""
+        return {}
+
+    def get_image_metrics_and_images(self, outputs, batch) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Nerfacto's metrics and pictures; LPIPS only where its network is at hand."""
+        metrics, images = super().get_image_metrics_and_images(outputs, batch)
+        if metrics["lpips"] != metrics["lpips"]:  # NaN: not measured
+            del metrics["lpips"]
+        return metrics, images
+
+
+class CachedLpips(nn.Module):
+    """The LPIPS metric of nerfacto's evaluation, from weights that are already on this machine; NaN where they are not.
+
+    The network is built at the first call and kept outside the module tree, so that neither construction nor a checkpoint
+    holds it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self._state: dict[str, Any] = {}
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] twice -> scalar."""
+        if "loss" not in self._state:
+            self._state["loss"] = self._build(prediction.device)
+        loss = self._state["loss"]
+        if loss is None:
+            return torch.tensor(float("nan"))
+        with torch.no_grad():
+            return loss(prediction, target).mean()
+
+    @staticmethod
+    def _build(device: torch.device) -> Any:
+        from spinnerf_ns.errors import SpinnerfError
+        from spinnerf_ns.nerf.perceptual import make_perceptual_loss
+
+        try:
+            return make_perceptual_loss("lpips-alex", device=device, allow_download=False)
+        except (SpinnerfError, ImportError):
+            return None
+
+
+@contextmanager
+def _without_lpips_download() -> Iterator[None]:
+    """Nerfacto builds torchmetrics' LPIPS when it is constructed, which downloads 233 MB; here it gets `CachedLpips`."""
+    name = "LearnedPerceptualImagePatchSimilarity"
+    with mock.patch(f"torchmetrics.image.lpip.{name}", CachedLpips):
+        if hasattr(nerfacto, name):  # later versions of nerfstudio import it at the module's top
+            with mock.patch.object(nerfacto, name, CachedLpips):
+                yield
+        else:
+            yield

@@ -1,0 +1,129 @@
+"""The inpainting model: nerfacto fitted to inpainted photos and depth (SPIn-NeRF, CVPR 2023, section 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from spinnerf_ns.nerf.base_model import SpinnerfModel, SpinnerfModelConfig
+from spinnerf_ns.nerf.losses import as_patches, disparity_loss, expected_disparity
+from spinnerf_ns.nerf.pixel_samplers import RayLayout
+
+
+@dataclass
+class SpinnerfInpaintModelConfig(SpinnerfModelConfig):
+    """Nerfacto's settings and those of the losses inside the removed region."""
+
+    _target: type = field(default_factory=lambda: SpinnerfInpaintModel)
+    perceptual_loss: Literal["auto", "lpips-vgg", "lpips-alex", "lpips-squeeze", "ssim"] = "auto"
+    """Perceptual loss on patches over the hole; "auto" takes LPIPS-VGG where its weights can be had, else says what it took."""
+    perceptual_weights: Path | None = None
+    """File of the perceptual network's backbone, in torchvision's layout; by default torch's cache, else a download."""
+    perceptual_loss_mult: float = 0.01
+    """Weight of the perceptual loss (mean over patches)."""
+    disparity_loss_mult: float = 1.0
+    """Weight of the disparity loss in the removed region, in units of the region's median disparity."""
+    reference_loss_mult: float = 1.0
+    """Weight of the pixel loss in the reference view's hole."""
+    init_from: Path | None = None
+    """config.yml of a spinnerf-seg run to start from, its object carved out; by default training starts from scratch."""
+
+
+class SpinnerfInpaintModel(SpinnerfModel):
+    """Nerfacto with a pixel loss outside the hole, a perceptual loss on patches over it, and a disparity loss.
+
+    Patches and reference rays train colour only: their rendering weights are detached, the background's share included.
+    """
+
+    config: SpinnerfInpaintModelConfig
+
+    def populate_modules(self) -> None:
+        """Builds nerfacto. The perceptual network comes with the first patch and stays outside the module tree."""
+        super().populate_modules()
+        self._perceptual: list = []  # a list hides it from nn.Module, which keeps checkpoints small
+        self.accelerate()
+
+    @property
+    def perceptual_name(self) -> str | None:
+        """The perceptual loss in use, or None before the first patch."""
+        return self._perceptual[0].name if self._perceptual else None
+
+    def perceptual(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """(B, 3, h, w) in [0, 1] twice -> (B,) distances."""
+        if not self._perceptual:
+            from spinnerf_ns.nerf.perceptual import make_perceptual_loss
+
+            loss = make_perceptual_loss(
+                self.config.perceptual_loss, weights=self.config.perceptual_weights, device=self.device
+            )
+            CONSOLE.print(f"Perceptual loss: {loss.name}")
+            self._perceptual.append(loss)
+        return self._perceptual[0](prediction, target)
+
+    def extra_outputs(
+        self, ray_bundle: RayBundle, ray_samples: RaySamples, weights: Tensor, positions: Tensor, geometry: Tensor
+    ) -> dict[str, Tensor]:
+        """In training `expected_disparity` (R, 1), of planar depth, in the training frame."""
+        if not self.training or ray_bundle.metadata is None or "directions_norm" not in ray_bundle.metadata:
+            return {}
+        t = (ray_samples.frustums.starts + ray_samples.frustums.ends) / 2
+        return {"expected_disparity": expected_disparity(weights, t, ray_bundle.metadata["directions_norm"])}
+
+    # ---------------------------------------------------------------------------------------------------------- losses
+    def get_metrics_dict(self, outputs, batch) -> dict[str, Tensor]:
+        """Nerfacto's metrics, over the uniform rays."""
+        return super().get_metrics_dict(*_uniform_part(outputs, batch))
+
+    def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:
+        """Nerfacto's losses over the uniform rays, and those of the other families."""
+        losses = super().get_loss_dict(*_uniform_part(outputs, batch), metrics_dict)
+        layout: RayLayout | None = batch.get("layout")
+        if layout is None or not self.training:
+            return losses
+        image = self.renderer_rgb.blend_background(batch["image"].to(self.device))
+        _, patches, _, reference = layout.split(outputs["rgb"])
+        _, patches_target, _, reference_target = layout.split(image)
+        if layout.patch_rays:
+            distance = self.perceptual(
+                as_patches(patches, layout.patches), as_patches(patches_target, layout.patches)
+            )
+            losses["perceptual_loss"] = self.config.perceptual_loss_mult * distance.mean()
+        if layout.depth:
+            disparity = layout.split(outputs["expected_disparity"])[2]
+            losses["disparity_loss"] = self.config.disparity_loss_mult * disparity_loss(
+                disparity, batch["disparity"].to(self.device), batch["disparity_scale"]
+            )
+        if layout.reference:
+            losses["reference_loss"] = self.config.reference_loss_mult * F.mse_loss(reference, reference_target)
+        return losses
+
+    def get_image_metrics_and_images(self, outputs, batch) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Nerfacto's, and `psnr_outside` of the removed region where the photo has one."""
+        metrics, images = super().get_image_metrics_and_images(outputs, batch)
+        object_mask = batch.get("object_mask")
+        if object_mask is not None and bool(object_mask.any()):
+            inside = object_mask.to(self.device).view(*outputs["rgb"].shape[:2])
+            truth = self.renderer_rgb.blend_background(batch["image"].to(self.device))
+            squared = (outputs["rgb"] - truth).square().mean(dim=-1)
+            # The photo shows no truth inside: what is compared there is the 2-D inpainting, so only the outside is a figure.
+            if not bool(inside.all()):
+                metrics["psnr_outside"] = float(-10.0 * torch.log10(squared[~inside].mean()))
+        return metrics, images
+
+
+def _uniform_part(outputs: dict, batch: dict) -> tuple[dict, dict]:
+    """Outputs and batch of the uniform rays alone, for the losses that nerfacto has; ray samples stay those of all rays."""
+    layout: RayLayout | None = batch.get("layout")
+    if layout is None:
+        return outputs, batch
+    part = dict(outputs)
+    for key in ("rgb", "accumulation"):
+        part[key] = outputs[key][: layout.uniform]
+    return part, {**batch, "image": batch["image"][: layout.uniform]}

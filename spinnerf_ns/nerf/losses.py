@@ -1,0 +1,78 @@
+"""Losses of the method, on rendered values; pure functions. Source of each: SPIn-NeRF (CVPR 2023), sections 3.1 and 3.2."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+UNKNOWN = 255
+"""Object label of a pixel about which nothing is known; 0 = not the object, 1 = the object."""
+
+
+def objectness_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of rendered objectness logits against object labels; 0 where nothing is known.
+
+    Args:
+        logits: (R, 1) rendered logits.
+        labels: (R,) uint8: 0, 1 or `UNKNOWN`.
+
+    Returns:
+        The mean over the rays with a label: a scalar, exactly 0 (with a zero gradient) when there is none.
+    """
+    known = labels != UNKNOWN
+    losses = F.binary_cross_entropy_with_logits(logits[:, 0], (labels == 1).float(), reduction="none")
+    return (losses * known).sum() / known.sum().clamp(min=1)
+
+
+def expected_disparity(weights: Tensor, t: Tensor, directions_norm: Tensor) -> Tensor:
+    """Disparity of the rendered surface, composited along the ray like a colour.
+
+    Compositing 1 / z is bounded and does not let one far sample outweigh the rest, as compositing z does; rays that end in
+    nothing contribute disparity 0, which is infinity.
+
+    Args:
+        weights: (R, S, 1) rendering weights.
+        t: (R, S, 1) distances of the samples along the ray.
+        directions_norm: (R, 1).
+
+    Returns:
+        (R, 1) disparity of planar depth, 1 / z.
+    """
+    return (weights * (directions_norm[:, None] / t.clamp(min=1e-6))).sum(dim=1)
+
+
+def disparity_loss(disparity: Tensor, target: Tensor, scale: float) -> Tensor:
+    """Mean squared error of disparity, in units of `scale`; targets of 0 (unknown) are left out.
+
+    Args:
+        disparity: (R, 1) rendered, 1 / z.
+        target: (R, 1), same units.
+        scale: the disparity that counts as 1, a scene's typical one: makes the loss independent of the scene's unit.
+
+    Returns:
+        A scalar, exactly 0 when no target is known.
+    """
+    known = target > 0
+    squared = ((disparity - target) / scale).square() * known
+    return squared.sum() / known.sum().clamp(min=1)
+
+
+def as_patches(values: Tensor, patches: tuple[int, int, int]) -> Tensor:
+    """(B * h * w, 3) values of patch rays -> (B, 3, h, w)."""
+    return values.view(*patches, 3).permute(0, 3, 1, 2)
+
+
+def stop_geometry(weights: Tensor, trains_geometry: Tensor | None) -> Tensor:
+    """Weights through which only chosen rays pass a gradient to density.
+
+    Args:
+        weights: (R, S, 1) rendering weights.
+        trains_geometry: (R, 1) bool, or None for all.
+
+    Returns:
+        (R, S, 1), equal to `weights` in value.
+    """
+    if trains_geometry is None:
+        return weights
+    return torch.where(trains_geometry[:, None], weights, weights.detach())

@@ -1,0 +1,153 @@
+"""Whole photos from a model: chosen outputs, chosen pixels, planar depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, BoolMask, dilate_mask, t_to_z
+from spinnerf_ns.nerf.base_model import SpinnerfModel
+from spinnerf_ns.nerf.seg_model import SpinnerfSegModel
+
+LEAST_ACCUMULATION = 0.5
+"""A ray that accumulates less than this hit nothing: its depth is unknown."""
+
+
+@torch.no_grad()
+def render_pixels(
+    model: SpinnerfModel, camera: Cameras, names: Sequence[str], pixels: BoolMask | None = None
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Renders outputs of a model for a photo, or for some of its pixels.
+
+    Args:
+        model: the model; its mode (train or eval) is left as it was found.
+        camera: one camera, in the training frame.
+        names: the outputs, or "z": planar depth of the expected surface in the training frame, 0 where a ray hits nothing.
+        pixels: (H, W) bool, the pixels to render; by default all.
+
+    Returns:
+        name -> (H, W) for one channel, (H, W, C) otherwise; 0 at pixels that were not asked for.
+    """
+    height, width = int(camera.height), int(camera.width)
+    bundle = camera.to(model.device).generate_rays(camera_indices=0, keep_shape=True).flatten()
+    chosen = None
+    if pixels is not None:
+        chosen = torch.from_numpy(np.flatnonzero(pixels)).to(model.device)
+        if len(chosen) == 0:
+            return {name: np.zeros((height, width), np.float32) for name in names}
+        bundle = bundle[chosen]
+    was_training = model.training
+    model.eval()
+    parts: dict[str, list[Tensor]] = {name: [] for name in names}
+    try:
+        chunk = model.config.eval_num_rays_per_chunk
+        for start in range(0, len(bundle), chunk):
+            rays = bundle[start : start + chunk]
+            outputs = model(rays)
+            for name in names:
+                parts[name].append(_planar_depth(outputs, rays) if name == "z" else outputs[name])
+    finally:
+        model.train(was_training)
+    result = {}
+    for name, pieces in parts.items():
+        values = torch.cat(pieces).float()
+        if chosen is not None:
+            full = values.new_zeros(height * width, values.shape[-1])
+            full[chosen] = values
+            values = full
+        values = values.view(height, width, -1)
+        result[name] = (values[..., 0] if values.shape[-1] == 1 else values).cpu().numpy()
+    return result
+
+
+def _planar_depth(outputs: dict[str, Tensor], rays) -> Tensor:
+    z = t_to_z(outputs["expected_depth"], rays.metadata["directions_norm"])
+    return torch.where(outputs["accumulation"] > LEAST_ACCUMULATION, z, torch.zeros_like(z))
+
+
+@dataclass
+class Layers:
+    """What the segmentation field shows of a photo; all (H, W)."""
+
+    object_mask: BoolMask
+    """Objectness above the threshold, no dilation."""
+    z_visible: npt.NDArray[np.float32]
+    """Planar depth with the object, in the capture's world units; 0 = unknown."""
+    z_background: npt.NDArray[np.float32]
+    """Planar depth in and around the mask with the object carved out, world units; 0 = unknown or not rendered."""
+
+
+def render_layers(
+    model: SpinnerfSegModel, camera: Cameras, world_scale: float, dilation_per_1000: float, downscale: int = 1
+) -> Layers:
+    """Renders a photo's mask, its depth, and the depth behind the object.
+
+    Args:
+        model: a segmentation model.
+        camera: one camera, in the training frame.
+        world_scale: training frame's units per world unit.
+        dilation_per_1000: how far around the mask the background is rendered.
+        downscale: render one pixel in so many per axis and interpolate.
+    """
+    height, width = int(camera.height), int(camera.width)
+    if downscale > 1:
+        camera = scaled(camera, downscale)
+    rendered = render_pixels(model, camera, ("objectness", "z"))
+    small_mask = rendered["objectness"] > OBJECTNESS_THRESHOLD
+    # One rendered pixel more than the hole, so that interpolating to full size finds values up to its rim.
+    hole = cv2.dilate(dilate_mask(small_mask, dilation_per_1000).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    with model.object_carved_out():
+        background = render_pixels(model, camera, ("z",), hole)["z"]
+    return Layers(
+        object_mask=_resized(rendered["objectness"], (height, width)) > OBJECTNESS_THRESHOLD,
+        z_visible=_resized_depth(rendered["z"], (height, width)) / np.float32(world_scale),
+        z_background=_resized_depth(background, (height, width)) / np.float32(world_scale),
+    )
+
+
+def scaled(camera: Cameras, downscale: int) -> Cameras:
+    """A copy of the camera with 1 / downscale of the resolution."""
+    camera = camera[...]
+    camera = Cameras(
+        camera_to_worlds=camera.camera_to_worlds.clone(),
+        fx=camera.fx.clone(),
+        fy=camera.fy.clone(),
+        cx=camera.cx.clone(),
+        cy=camera.cy.clone(),
+        width=camera.width.clone(),
+        height=camera.height.clone(),
+        distortion_params=None if camera.distortion_params is None else camera.distortion_params.clone(),
+        camera_type=camera.camera_type.clone(),
+        metadata=None,
+    )
+    camera.rescale_output_resolution(1.0 / downscale)
+    return camera
+
+
+def render_object_mask(model: SpinnerfSegModel, camera: Cameras, downscale: int = 1) -> BoolMask:
+    """(H, W) bool: rendered objectness above the threshold, rendered at 1 / downscale and interpolated."""
+    height, width = int(camera.height), int(camera.width)
+    if downscale > 1:
+        camera = scaled(camera, downscale)
+    objectness = render_pixels(model, camera, ("objectness",))["objectness"]
+    return _resized(objectness, (height, width)) > OBJECTNESS_THRESHOLD
+
+
+def _resized(values: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    if values.shape == shape:
+        return values
+    return cv2.resize(values, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def _resized_depth(z: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    # Depth is not interpolated across its edges: between an object and a wall there is nothing.
+    if z.shape == shape:
+        return z
+    return cv2.resize(z, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)

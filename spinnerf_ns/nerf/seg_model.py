@@ -1,0 +1,173 @@
+"""The segmentation model: nerfacto with an objectness field (SPIn-NeRF, CVPR 2023, section 3.1)."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Iterator
+
+import nerfacc
+import torch
+from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.utils import colormaps
+from torch import Tensor
+from torch.nn import Parameter
+
+from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD
+from spinnerf_ns.nerf.base_model import SpinnerfModel, SpinnerfModelConfig
+from spinnerf_ns.nerf.losses import UNKNOWN, objectness_loss
+from spinnerf_ns.nerf.objectness_field import ObjectnessField, ObjectnessInput
+
+
+@dataclass
+class SpinnerfSegModelConfig(SpinnerfModelConfig):
+    """Nerfacto's settings and those of the objectness field."""
+
+    _target: type = field(default_factory=lambda: SpinnerfSegModel)
+    objectness: bool = True
+    """Whether to have an objectness field at all; off: plain nerfacto."""
+    objectness_source: ObjectnessInput = "grid"
+    """What objectness is computed from: an own small hash grid, or nerfacto's geometry features."""
+    objectness_loss_mult: float = 0.01
+    """Weight of the binary cross-entropy of rendered objectness."""
+    objectness_num_levels: int = 8
+    """Levels of the objectness grid."""
+    objectness_max_res: int = 512
+    """Finest resolution of the objectness grid."""
+    objectness_log2_hashmap_size: int = 17
+    """Size of the objectness grid's table."""
+    objectness_hidden_dim: int = 32
+    """Width of the objectness head's hidden layer."""
+    empty_space_logit: float = -4.0
+    """Objectness logit of a ray's part that hits nothing: emptiness is not the object."""
+
+
+class SpinnerfSegModel(SpinnerfModel):
+    """Nerfacto with an objectness logit per point, composited along the ray with detached weights."""
+
+    config: SpinnerfSegModelConfig
+
+    def populate_modules(self) -> None:
+        """Builds nerfacto and, after it (so that one seed gives the same nerfacto with and without), the objectness field."""
+        super().populate_modules()
+        self._carving = False
+        self.objectness_field: ObjectnessField | None = None
+        if self.config.objectness:
+            self.objectness_field = ObjectnessField(
+                source=self.config.objectness_source,
+                geometry_features=self.field.geo_feat_dim,
+                num_levels=self.config.objectness_num_levels,
+                max_res=self.config.objectness_max_res,
+                log2_hashmap_size=self.config.objectness_log2_hashmap_size,
+                hidden_dim=self.config.objectness_hidden_dim,
+                implementation=self.config.implementation,
+            )
+        self.accelerate()
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        """Nerfacto's groups and "objectness"."""
+        groups = super().get_param_groups()
+        if self.objectness_field is not None:
+            groups["objectness"] = list(self.objectness_field.parameters())
+        return groups
+
+    # ------------------------------------------------------------------------------------------------------- rendering
+    def extra_outputs(
+        self, ray_bundle: RayBundle, ray_samples: RaySamples, weights: Tensor, positions: Tensor, geometry: Tensor
+    ) -> dict[str, Tensor]:
+        """`objectness` (R, 1) in [0, 1] and, in training, `objectness_logit` (R, 1)."""
+        if self.objectness_field is None:
+            return {}
+        logits = self.objectness_field(positions, geometry)
+        weights = weights.detach()
+        rendered = nerfacc.accumulate_along_rays(weights[..., 0], logits)
+        rendered = rendered + self.config.empty_space_logit * (1.0 - weights.sum(dim=1))
+        outputs = {"objectness": torch.sigmoid(rendered)}
+        if self.training:
+            outputs["objectness_logit"] = rendered
+        return outputs
+
+    @contextmanager
+    def object_carved_out(self) -> Iterator[None]:
+        """Within this context the object is taken out of the density: what is rendered is what lies behind it.
+
+        The proposal networks are carved too, so that samples go to the background's surface, not to the object's.
+        """
+        plain = self.density_fns
+        self.density_fns = [self._carved(density_fn) for density_fn in plain]
+        self._carving = True
+        try:
+            yield
+        finally:
+            self.density_fns = plain
+            self._carving = False
+
+    def carve(self, density: Tensor, positions: Tensor, geometry: Tensor) -> Tensor:
+        """Density, without the object within `object_carved_out`."""
+        if not self._carving or self.objectness_field is None:
+            return density
+        return density * self._kept(self.objectness_field(positions, geometry))
+
+    @staticmethod
+    def _kept(logits: Tensor) -> Tensor:
+        # A hard cut: density is exponential, and even one per cent of the object's is opaque.
+        return (torch.sigmoid(logits) < OBJECTNESS_THRESHOLD).to(logits.dtype)
+
+    def _carved(self, density_fn: Any) -> Any:
+        def carved(positions: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            return density_fn(positions, *args, **kwargs) * self._kept(self.objectness_logits(positions))
+
+        return carved
+
+    def objectness_logits(self, positions: Tensor) -> Tensor:
+        """(..., 3) positions in the training frame -> (..., 1) objectness logits."""
+        assert self.objectness_field is not None, "the model was configured without objectness"
+        grid = self.grid_positions(positions)
+        geometry = None
+        if self.config.objectness_source == "geometry":
+            hidden = self.field.mlp_base(grid.reshape(-1, 3)).float()
+            geometry = hidden[:, 1:].view(*grid.shape[:-1], -1)
+        return self.objectness_field(grid, geometry)
+
+    def grid_positions(self, positions: Tensor) -> Tensor:
+        """(..., 3) positions in the training frame -> (..., 3) in the grid's [0, 1], as nerfacto's field computes them."""
+        if self.field.spatial_distortion is not None:
+            return (self.field.spatial_distortion(positions) + 2.0) / 4.0
+        return self.scene_box.get_normalized_positions(positions, self.field.aabb)
+
+    # ---------------------------------------------------------------------------------------------------------- losses
+    def get_metrics_dict(self, outputs, batch) -> dict[str, Tensor]:
+        """Nerfacto's metrics and `objectness_iou` of the batch's labelled rays."""
+        metrics = super().get_metrics_dict(outputs, batch)
+        if "objectness" in outputs and "object_label" in batch:
+            labels = batch["object_label"].to(self.device).view(-1)
+            known = labels != UNKNOWN
+            found = (outputs["objectness"].view(-1) > OBJECTNESS_THRESHOLD) & known
+            true = (labels == 1) & known
+            union = (found | true).sum()
+            metrics["objectness_iou"] = ((found & true).sum() / union.clamp(min=1)).detach()
+        return metrics
+
+    def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:
+        """Nerfacto's losses and `objectness_loss`."""
+        losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        if self.training and "objectness_logit" in outputs and "object_label" in batch:
+            labels = batch["object_label"].to(self.device).view(-1)
+            losses["objectness_loss"] = self.config.objectness_loss_mult * objectness_loss(
+                outputs["objectness_logit"], labels
+            )
+        return losses
+
+    def get_image_metrics_and_images(self, outputs, batch) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Nerfacto's, with the objectness picture and, where the photo has a mask, accuracy and IoU against it."""
+        metrics, images = super().get_image_metrics_and_images(outputs, batch)
+        if "objectness" in outputs:
+            images["objectness"] = colormaps.apply_colormap(outputs["objectness"])
+            label = batch.get("object_label")
+            if label is not None and bool((label != UNKNOWN).all()):
+                found = outputs["objectness"][..., 0] > OBJECTNESS_THRESHOLD
+                true = label.to(found.device).view(found.shape) == 1
+                metrics["objectness_accuracy"] = float((found == true).float().mean())
+                union = int((found | true).sum())
+                metrics["objectness_iou"] = float((found & true).sum()) / union if union else 1.0
+        return metrics, images

@@ -1,0 +1,182 @@
+"""Nerfstudio pipelines: where training meets what lies on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Mapping, Tuple
+
+import torch
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import track
+
+from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, atomic_path
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.inpainting.export import ExportConfig, export_removed, render_stage
+from spinnerf_ns.nerf.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig
+from spinnerf_ns.nerf.inpaint_data import SpinnerfInpaintDataManagerConfig
+from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel, SpinnerfInpaintModelConfig
+from spinnerf_ns.nerf.rendering import render_layers, render_object_mask
+from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
+from spinnerf_ns.scene.capture import View
+
+RUN_RECORD = "spinnerf_run.json"
+"""In a run's folder: what the run used that its config.yml does not say."""
+
+
+class SpinnerfPipeline(VanillaPipeline):
+    """Loads only checkpoints of its own kind."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool | None = None) -> None:
+        """Loads a checkpoint; nerfstudio alone would take a foreign one in silence and leave the model untrained.
+
+        Raises:
+            SpinnerfError: keys are missing, unexpected, or of another shape.
+        """
+        own = {key.removeprefix("_model."): value.shape for key, value in self.state_dict().items()}
+        given = {key.removeprefix("_model.").removeprefix("module."): value.shape for key, value in state_dict.items()}
+        missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+        other = sorted(key for key in own.keys() & given.keys() if own[key] != given[key])
+        if missing or unexpected or other:
+            raise SpinnerfError(
+                f"the checkpoint is not one of {type(self.model).__name__} with this configuration: {_some('missing', missing)}"
+                f"{_some('unexpected', unexpected)}{_some('of another size', other)}use the config.yml that lies beside it"
+            )
+        super().load_state_dict(state_dict, strict=True)
+
+
+def _some(what: str, keys: list[str]) -> str:
+    if not keys:
+        return ""
+    return f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}); "
+
+
+# ------------------------------------------------------------------------------------------------------------ segmentation
+@dataclass
+class SpinnerfSegPipelineConfig(VanillaPipelineConfig):
+    """The segmentation stage."""
+
+    _target: type = field(default_factory=lambda: SpinnerfSegPipeline)
+    datamanager: SpinnerfSegDataManagerConfig = field(default_factory=SpinnerfSegDataManagerConfig)
+    """specifies the datamanager config"""
+    model: SpinnerfSegModelConfig = field(default_factory=SpinnerfSegModelConfig)
+    """specifies the model config"""
+    refine_masks: bool = True
+    """Whether, at `mask_round_steps`, rendered masks take the tracked ones' place (the paper's second stage)."""
+    mask_round_steps: Tuple[int, ...] = ()
+    """Steps at which they do."""
+    mask_round_downscale: int = 2
+    """Masks of a round are rendered at 1/N of the photos' resolution and interpolated."""
+    export_on_completion: bool = True
+    """Whether masks, depth and the object-free capture are exported when training ends."""
+    export: ExportConfig = field(default_factory=ExportConfig)
+    """How they are."""
+
+
+class SpinnerfSegPipeline(SpinnerfPipeline):
+    """Trains colour, density and objectness; refines the masks on the way; exports the object-free capture at the end."""
+
+    config: SpinnerfSegPipelineConfig
+    datamanager: SpinnerfSegDataManager
+    model: SpinnerfSegModel
+
+    def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """The model's and data manager's, mask rounds, and the export."""
+        callbacks = super().get_training_callbacks(attributes)
+        if self.config.refine_masks and self.config.mask_round_steps:
+            callbacks.append(
+                TrainingCallback(
+                    [TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
+                    lambda step: self.refine_masks() if step in self.config.mask_round_steps else None,
+                    update_every_num_iters=1,
+                )
+            )
+        if self.config.export_on_completion:
+            callbacks.append(
+                TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], lambda step: self._export_at_end(attributes, step))
+            )
+        return callbacks
+
+    def refine_masks(self) -> None:
+        """Renders every training photo's mask and trains on these from now on.
+
+        A photo whose rendered mask is empty keeps the mask it had: an early field may have lost the object there.
+        """
+        manager = self.datamanager
+        cameras = manager.train_dataset.cameras
+        for index in track(range(len(cameras)), "Refining masks", transient=True):
+            object_mask = render_object_mask(self.model, cameras[index : index + 1], self.config.mask_round_downscale)
+            if object_mask.any():
+                manager.set_object_mask(index, torch.from_numpy(object_mask))
+
+    def _export_at_end(self, attributes: TrainingCallbackAttributes, step: int) -> None:
+        trainer = attributes.trainer
+        checkpoint = trainer.checkpoint_dir / f"step-{step:09d}.ckpt"
+        config_path = trainer.base_dir / "config.yml"
+        try:
+            folder = self.export(checkpoint, self.config.export)
+        except SpinnerfError as error:  # the trained field is safe on disk: say how to go on instead of a traceback
+            CONSOLE.print(f"[bold red]Not exported:[/] {error}", highlight=False, soft_wrap=True)
+            CONSOLE.print(f"Export later: ns-spinnerf export --load-config {config_path} --overwrite", soft_wrap=True)
+            return
+        CONSOLE.print(f"Object-free capture: {folder}", soft_wrap=True)
+        CONSOLE.print(f"Next: ns-train spinnerf-inpaint --data {folder}", soft_wrap=True)
+
+    def export(self, checkpoint: Path, config: ExportConfig) -> Path:
+        """Renders masks and depth of every photo and writes the object-free capture.
+
+        Args:
+            checkpoint: the file that the model's weights are in; its content decides what is fresh.
+
+        Returns:
+            The folder of the object-free capture.
+        """
+        capture, workspace = self.datamanager.capture, self.datamanager.workspace
+        parameters = {"threshold": OBJECTNESS_THRESHOLD}
+
+        def render(view: View) -> tuple:
+            layers = render_layers(
+                self.model, capture.cameras([view]), capture.world_scale, config.dilation, downscale=config.downscale
+            )
+            return layers.object_mask, layers.z_visible, layers.z_background
+
+        render_stage(capture, workspace, render, config, [checkpoint], parameters)
+        return export_removed(capture, workspace, config)
+
+
+# -------------------------------------------------------------------------------------------------------------- inpainting
+@dataclass
+class SpinnerfInpaintPipelineConfig(VanillaPipelineConfig):
+    """The inpainting stage."""
+
+    _target: type = field(default_factory=lambda: SpinnerfInpaintPipeline)
+    datamanager: SpinnerfInpaintDataManagerConfig = field(default_factory=SpinnerfInpaintDataManagerConfig)
+    """specifies the datamanager config"""
+    model: SpinnerfInpaintModelConfig = field(default_factory=SpinnerfInpaintModelConfig)
+    """specifies the model config"""
+
+
+class SpinnerfInpaintPipeline(SpinnerfPipeline):
+    """Fits the object-free field; records which perceptual loss and reference view it used."""
+
+    config: SpinnerfInpaintPipelineConfig
+    model: SpinnerfInpaintModel
+
+    def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """The model's and data manager's, and the run's record."""
+        callbacks = super().get_training_callbacks(attributes)
+        callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], lambda step: self._record(attributes)))
+        return callbacks
+
+    def _record(self, attributes: TrainingCallbackAttributes) -> None:
+        manager = self.datamanager
+        record = {
+            "perceptual_loss": self.model.perceptual_name,
+            "reference_view": manager.view_of(manager.train_dataset.image_filenames[manager.reference_index]).photo,
+            "layout": vars(manager.layout),
+        }
+        with atomic_path(attributes.trainer.base_dir / RUN_RECORD) as temporary:
+            temporary.write_text(json.dumps(record, indent=2))

@@ -1,0 +1,181 @@
+"""The contract that every registered inpainter keeps; see spinnerf_ns/inpainting/inpainters/__init__.py."""
+
+import numpy as np
+import pytest
+
+from spinnerf_ns.conventions import write_png
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.inpainting.inpainters import INPAINTERS, Inpainter
+
+
+def constructible() -> list[str]:
+    names = []
+    for name in INPAINTERS.names():
+        try:
+            INPAINTERS.create(name)
+        except SpinnerfError:  # it needs an option, a package or a file that is not here
+            continue
+        names.append(name)
+    return names
+
+
+NAMES = constructible()
+
+
+def photo(height: int, width: int, seed: int = 0):
+    """Stripes and noise: something that is neither flat nor grey."""
+    y, x = np.mgrid[:height, :width]
+    noise = np.random.default_rng(seed).integers(-20, 20, (height, width, 3))
+    waves = np.stack([128 + 80 * np.sin(x / 5 + y / 9), 128 + 80 * np.cos(y / 4), 40 + x * 150 / width], axis=-1)
+    return np.clip(waves + noise, 0, 255).astype(np.uint8)
+
+
+def box(height: int, width: int, rows: slice, columns: slice):
+    hole = np.zeros((height, width), bool)
+    hole[rows, columns] = True
+    return hole
+
+
+CASES = {
+    "ordinary": (photo(48, 64), box(48, 64, slice(12, 30), slice(20, 40))),
+    "odd size": (photo(37, 53), box(37, 53, slice(0, 11), slice(30, 53))),
+    "one pixel": (photo(32, 40), box(32, 40, slice(7, 8), slice(39, 40))),
+    "grey": (np.repeat(photo(40, 40)[..., :1], 3, axis=2), box(40, 40, slice(10, 20), slice(5, 30))),
+    "most of the photo": (photo(30, 40), ~box(30, 40, slice(20, 30), slice(0, 40))),
+    "two holes": (photo(40, 60), box(40, 60, slice(5, 15), slice(5, 15)) | box(40, 60, slice(22, 36), slice(40, 56))),
+    "tiny photo": (photo(5, 7), box(5, 7, slice(1, 3), slice(2, 5))),
+    "one pixel left": (photo(12, 12), ~box(12, 12, slice(3, 4), slice(8, 9))),
+}
+
+
+def test_embedded_ones_are_here():
+    assert {"opencv"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_protocol(name):
+    assert isinstance(INPAINTERS.create(name), Inpainter)
+    assert INPAINTERS.create(name).name == name
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", NAMES)
+def test_shape_type_and_outside(name, case):
+    image, hole = CASES[case]
+    image_before, hole_before = image.copy(), hole.copy()
+    (filled,) = INPAINTERS.create(name).inpaint([image], [hole])
+    assert filled.shape == image.shape and filled.dtype == np.uint8
+    np.testing.assert_array_equal(filled[~hole], image[~hole])
+    np.testing.assert_array_equal(image, image_before)
+    np.testing.assert_array_equal(hole, hole_before)
+    if case == "grey":
+        assert (np.ptp(filled.astype(int), axis=2) <= 1).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_stood_in_the_hole_is_gone(name):
+    image, hole = CASES["ordinary"]
+    red, green = image.copy(), image.copy()
+    red[hole], green[hole] = (255, 0, 0), (0, 255, 0)
+    inpainter = INPAINTERS.create(name)
+    np.testing.assert_array_equal(inpainter.inpaint([red], [hole])[0], inpainter.inpaint([green], [hole])[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_flat_photo_stays_flat(name):
+    image, hole = np.full((40, 50, 3), (200, 100, 30), np.uint8), box(40, 50, slice(10, 30), slice(15, 35))
+    given = image.copy()
+    given[hole] = 0
+    filled = INPAINTERS.create(name).inpaint([given], [hole])[0]
+    assert np.abs(filled.astype(int) - image).max() <= 8  # OpenCV's Telea drifts by a few levels
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_is_a_loop_and_deterministic(name):
+    images, holes = zip(*(CASES[case] for case in ("ordinary", "odd size", "two holes")))
+    batch = INPAINTERS.create(name).inpaint(images, holes)
+    again = INPAINTERS.create(name)
+    for image, hole, filled in list(zip(images, holes, batch))[::-1]:
+        np.testing.assert_array_equal(again.inpaint([image], [hole])[0], filled)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_empty_hole_full_hole_and_no_photo(name):
+    inpainter = INPAINTERS.create(name)
+    image = photo(20, 30)
+    filled = inpainter.inpaint([image], [np.zeros((20, 30), bool)])[0]
+    np.testing.assert_array_equal(filled, image)
+    assert not np.shares_memory(filled, image)
+    with pytest.raises(SpinnerfError, match="cam0/x: the hole covers the whole photo"):
+        inpainter.inpaint([image], [np.ones((20, 30), bool)], ["cam0/x"])
+    assert inpainter.inpaint([], []) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bad_input(name):
+    inpainter, image, hole = INPAINTERS.create(name), *CASES["ordinary"]
+    for images, holes in (([image], [hole[1:]]), ([image], [hole.astype(np.uint8)]), ([image / 255], [hole]), ([image], [])):
+        with pytest.raises(SpinnerfError):
+            inpainter.inpaint(images, holes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_disparity(name):
+    inpainter = INPAINTERS.create(name)
+    y, x = np.mgrid[:61, :83]
+    plane = (0.02 + 1e-4 * x + 2e-4 * y).astype(np.float32)
+    hole = box(61, 83, slice(20, 45), slice(30, 60))
+    given = np.where(hole, 0, plane)
+    filled = inpainter.inpaint_disparity(given, hole)
+    assert filled.shape == plane.shape and filled.dtype == np.float32
+    np.testing.assert_array_equal(filled[~hole], plane[~hole])
+    assert np.abs(filled / plane - 1).max() < 0.02  # an 8-bit detour at the photo's scale would be beyond this
+    np.testing.assert_array_equal(inpainter.inpaint_disparity(given, hole), filled)
+    np.testing.assert_array_equal(inpainter.inpaint_disparity(plane, np.zeros_like(hole)), plane)
+    with pytest.raises(SpinnerfError):
+        inpainter.inpaint_disparity(plane, np.ones_like(hole))
+
+
+def test_opencv_options():
+    image, hole = CASES["ordinary"]
+    telea, ns = (INPAINTERS.create("opencv", method=method).inpaint([image], [hole])[0] for method in ("telea", "ns"))
+    assert (telea != ns).any()
+    for options in ({"method": "magic"}, {"radius": 0}, {"radii": 3}):
+        with pytest.raises(SpinnerfError):
+            INPAINTERS.create("opencv", **options)
+
+
+class TestFolder:
+    def create(self, tmp_path):
+        return INPAINTERS.create("folder", folder=tmp_path)
+
+    def test_takes_only_the_hole(self, tmp_path):
+        image, hole = CASES["odd size"]
+        mended = photo(*image.shape[:2], seed=9)
+        write_png(tmp_path / "cam0" / "a.b.png", mended)
+        filled = self.create(tmp_path).inpaint([image], [hole], ["cam0/a.b"])[0]
+        np.testing.assert_array_equal(filled[hole], mended[hole])
+        np.testing.assert_array_equal(filled[~hole], image[~hole])
+
+    def test_key_with_its_suffix(self, tmp_path):
+        image, hole = CASES["odd size"]
+        write_png(tmp_path / "a.png", photo(*image.shape[:2], seed=9))
+        assert self.create(tmp_path).path_of("a.png") == self.create(tmp_path).path_of("a") == tmp_path / "a.png"
+
+    def test_missing_doubtful_and_of_another_size(self, tmp_path):
+        image, hole = CASES["odd size"]
+        inpainter = self.create(tmp_path)
+        with pytest.raises(SpinnerfError, match="a.png: this mended photo is missing"):
+            inpainter.inpaint([image], [hole], ["a"])
+        write_png(tmp_path / "a.png", photo(10, 12))
+        with pytest.raises(SpinnerfError, match="12x10.*53x37"):
+            inpainter.inpaint([image], [hole], ["a"])
+        (tmp_path / "a.JPG").write_bytes(b"")
+        with pytest.raises(SpinnerfError, match="2 files"):
+            inpainter.path_of("a")
+
+    def test_no_folder(self, tmp_path):
+        with pytest.raises(SpinnerfError, match="folder="):
+            INPAINTERS.create("folder")
+        with pytest.raises(SpinnerfError, match="missing"):
+            INPAINTERS.create("folder", folder=tmp_path / "none")

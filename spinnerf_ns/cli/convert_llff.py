@@ -14,14 +14,14 @@ class ConvertLlff:
     """Write an LLFF or SPIn-NeRF folder (poses_bounds.npy, images_N/) as a nerfstudio dataset."""
 
     data: Path
-    """The folder with poses_bounds.npy, images/ or images_N/, and optionally images_N/label/ and sparse/0/. Never modified."""
+    """The folder with poses_bounds.npy, images/ or images_N/, and where there are any images_N/label/ and sparse/0/."""
     output: Path
     """The dataset's folder, made by this command."""
     factor: Optional[float] = None
     """Which images_N to use (1: images/). Default: the lowest N there is."""
     split: Literal["none", "spin-nerf", "interval"] = "none"
-    """none: nerfstudio's parser splits. interval: every eighth photo is held out. spin-nerf: the first 40 of 100 photos show no
-    object; they are val and test photos, named as object-free in the workspace, and never trained on."""
+    """none: nerfstudio's parser splits. interval: every eighth photo is held out. spin-nerf: the first 40 of 100 photos show
+    no object; they are val and test photos, named as object-free in the workspace, and never trained on."""
     num_test: Optional[int] = None
     """With --split spin-nerf: how many of the first photos (by name) are object-free. Default: 40, of exactly 100."""
     link: bool = False
@@ -36,4 +36,4 @@ class ConvertLlff:
         from spinnerf_ns.scene.llff import convert_llff
 
         output = convert_llff(self.data, self.output, self.factor, self.split, self.num_test, self.link, self.overwrite)
-        CONSOLE.print(f"{output}/transforms.json is written; next: ns-spinnerf segment --data {output}", markup=False, soft_wrap=True)
+        CONSOLE.print(f"{output} is written; next: ns-spinnerf segment --data {output}", markup=False, soft_wrap=True)

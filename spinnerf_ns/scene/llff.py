@@ -43,6 +43,9 @@ HOLDOUT = 8
 SOURCE_FORMAT = "llff"
 """transforms.json's `source_format`: says that a folder may be replaced by `--overwrite`."""
 
+REPLACED = ".transforms.json.replaced"
+"""What transforms.json is called while `--overwrite` replaces the dataset: after a kill it still says whose folder it is."""
+
 Split = Literal["none", "spin-nerf", "interval"]
 
 
@@ -72,11 +75,11 @@ def read_poses_bounds(path: Path) -> LlffPoses:
         SpinnerfError: no such file, another shape, values that are no numbers, or a matrix that is no rotation.
     """
     if not path.is_file():
-        raise SpinnerfError(f"{path} is missing: an LLFF folder has its poses there; run LLFF's imgs2poses.py, or name another folder")
+        raise SpinnerfError(f"{path} is missing; run LLFF's imgs2poses.py, or name the folder that holds the poses")
     try:
         table = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise SpinnerfError(f"{path} cannot be read as a numpy array ({error}); write it again with LLFF's imgs2poses.py") from error
+        raise SpinnerfError(f"{path} is no numpy array ({error}); write it again with LLFF's imgs2poses.py") from error
     if table.ndim != 2 or table.shape[1] != 17 or len(table) == 0 or not np.issubdtype(table.dtype, np.number):
         raise SpinnerfError(f"{path} holds {table.dtype} of shape {table.shape}; LLFF's poses are N x 17, one row per photo")
     table = table.astype(np.float64)
@@ -226,12 +229,13 @@ def _add_split(meta: dict[str, Any], split: Split, num_test: int | None, folder:
     elif split == "spin-nerf":
         if num_test is None and total != SPIN_NERF_PHOTOS:
             raise SpinnerfError(
-                f"{folder.source}: {total} photos, a SPIn-NeRF scene has {SPIN_NERF_PHOTOS} ({SPIN_NERF_TEST_PHOTOS} without the "
-                "object, then 60 with it); say how many of the first photos are object-free: --num-test N, or take --split none"
+                f"{folder.source}: {total} photos, but a SPIn-NeRF scene has {SPIN_NERF_PHOTOS} ({SPIN_NERF_TEST_PHOTOS} "
+                "without the object, then the rest with it); say how many of the first photos are object-free with "
+                "--num-test N, or take --split none"
             )
         count = SPIN_NERF_TEST_PHOTOS if num_test is None else num_test
         if not 0 < count < total:
-            raise SpinnerfError(f"{folder.source}: --num-test {count} of {total} photos; at least 1 must be left for each of training and test")
+            raise SpinnerfError(f"{folder.source}: --num-test {count} of {total} photos; test and training need at least 1")
         held_out = [row < count for row, _ in folder.photos]
     else:
         raise SpinnerfError(f"no split is called '{split}'; there are: none, spin-nerf, interval")
@@ -239,7 +243,9 @@ def _add_split(meta: dict[str, Any], split: Split, num_test: int | None, folder:
     train = [name for name, out in zip(names, held_out, strict=True) if not out]
     test = [name for name, out in zip(names, held_out, strict=True) if out]
     if not train or not test:
-        raise SpinnerfError(f"{folder.source}: split '{split}' leaves {len(train)} training and {len(test)} test photos; take --split none")
+        raise SpinnerfError(
+            f"{folder.source}: split '{split}' gives {len(train)} training and {len(test)} test photos; take --split none"
+        )
     meta.update(train_filenames=train, val_filenames=test, test_filenames=test)
     keys = _photo_keys(meta)
     return [keys[name] for name in test] if split == "spin-nerf" else []
@@ -258,15 +264,17 @@ def _check_output(source: Path, output: Path, overwrite: bool) -> None:
         raise SpinnerfError(f"{output}: the dataset cannot take its source's place; name another --output")
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
-    transforms = output / "transforms.json"
-    try:
-        ours = json.loads(transforms.read_text(encoding="utf-8")).get("source_format") == SOURCE_FORMAT
-    except (OSError, ValueError, AttributeError):
-        ours = False
-    if not ours:
+    if not any(_is_ours(output / name) for name in ("transforms.json", REPLACED)):
         raise SpinnerfError(f"{output} exists and was not written by convert-llff; name another --output")
     if not overwrite:
         raise SpinnerfError(f"{output} exists; replace it with --overwrite, or name another --output")
+
+
+def _is_ours(transforms: Path) -> bool:
+    try:
+        return json.loads(transforms.read_text(encoding="utf-8")).get("source_format") == SOURCE_FORMAT
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _write_photos(folder: LlffFolder, meta: dict[str, Any], target: Path, link: bool) -> None:
@@ -320,21 +328,22 @@ def _say_photos(what: str, photos: list[str], folder: LlffFolder) -> None:
 def _write_points(folder: LlffFolder, target: Path) -> bool:
     """sparse_pc.ply from COLMAP's points, in the poses' world; False where the folder has none."""
     if folder.points is None:
-        folder.say(f"{folder.source} has no sparse/0/points3D.bin: no sparse_pc.ply is written (splatfacto then starts from random points)")
+        folder.say(f"{folder.source} has no sparse/0/points3D.bin: no sparse_pc.ply (splatfacto starts at random points)")
         return False
     from nerfstudio.process_data.colmap_utils import create_ply_from_colmap
 
     try:
         create_ply_from_colmap("sparse_pc.ply", folder.points.parent, target, applied_transform=None)
     except Exception as error:  # a foreign parser: struct.error, MemoryError, ValueError, ... on a damaged file
-        raise SpinnerfError(f"{folder.points} cannot be read as COLMAP's points ({error}); write it again, or remove it") from error
+        raise SpinnerfError(f"{folder.points} cannot be read as COLMAP's ({error}); write it again, or remove it") from error
     return True
 
 
 def _install(partial: Path, output: Path, object_free: list[str]) -> None:
     """Moves the complete dataset into place. A workspace that is there already stays; transforms.json comes last."""
     if output.is_dir() and any(output.iterdir()):
-        (output / "transforms.json").unlink()  # what is being replaced must not look finished
+        if (output / "transforms.json").exists():
+            os.replace(output / "transforms.json", output / REPLACED)  # what is being replaced must not look finished
         for name in ("images", "labels", "sparse_pc.ply"):
             old = output / name
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink(missing_ok=True)
@@ -342,6 +351,7 @@ def _install(partial: Path, output: Path, object_free: list[str]) -> None:
                 os.replace(partial / name, old)
         _set_object_free(output, object_free)
         os.replace(partial / "transforms.json", output / "transforms.json")
+        (output / REPLACED).unlink(missing_ok=True)
         return
     _set_object_free(partial, object_free)  # arrives with the photos, never after them
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -351,8 +361,10 @@ def _install(partial: Path, output: Path, object_free: list[str]) -> None:
 
 
 def _set_object_free(dataset: Path, object_free: list[str]) -> None:
+    if not object_free and not (dataset / "spinnerf").exists():
+        return  # nothing to say, and nothing said before
     from spinnerf_ns.scene.workspace import Workspace
 
     workspace = Workspace.open(dataset)
-    if tuple(object_free) != tuple(workspace.object_free):  # an unchanged list leaves no workspace behind
+    if tuple(object_free) != tuple(workspace.object_free):
         workspace.set_object_free(object_free)

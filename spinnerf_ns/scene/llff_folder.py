@@ -67,15 +67,19 @@ def open_llff_folder(source: Path, factor: float | None, rows: int) -> LlffFolde
         used, shrink = folders[1], factor
     else:
         known = ", ".join(format_factor(each) for each in sorted(folders))
-        raise SpinnerfError(f"{source}: no folder images_{format_factor(factor)} (and no images/ to shrink); there are: --factor {known}")
+        raise SpinnerfError(
+            f"{source}: no folder images_{format_factor(factor)} (and no images/ to shrink); there are: --factor {known}"
+        )
     photos = _pair(source, used, folders, rows)
     model = next((source / name for name in MODEL_FOLDERS if (source / name).is_dir()), None)
     points = None
     if model is not None:
-        points = next((model / f"points3D{suffix}" for suffix in (".bin", ".txt") if (model / f"points3D{suffix}").is_file()), None)
+        candidates = (model / "points3D.bin", model / "points3D.txt")
+        points = next((path for path in candidates if path.is_file()), None)
     folder = LlffFolder(source, photos, rows, _labels(source, used, photos), shrink, _camera(model), points)
     if shrink is not None:
-        folder.say(f"no images_{format_factor(factor)}: the photos of {used.name}/ are downscaled {format_factor(factor)} times")
+        name = format_factor(factor)
+        folder.say(f"there is no images_{name}: the photos of {used.name}/ are downscaled {name} times")
     if len(photos) < rows:
         folder.say(f"{rows - len(photos)} of {rows} poses have no photo in {used.name}/ and are left out")
     return folder
@@ -108,7 +112,8 @@ def _pair(source: Path, used: Path, folders: dict[float, Path], rows: int) -> li
     if len(photos) == rows:
         return list(enumerate(photos))
     by_stem = {path.stem: path for path in photos}
-    lists = [registered_names(source), *([path.name for path in photo_files(other)] for other in folders.values() if other != used)]
+    lists = [registered_names(source)]
+    lists += [[path.name for path in photo_files(other)] for other in folders.values() if other != used]
     for names in lists:
         # Names in the order of the poses. If they hold none of the photos, they are other names for the same scene.
         paired = [(row, by_stem[Path(name).stem]) for row, name in enumerate(names) if Path(name).stem in by_stem]
@@ -139,7 +144,8 @@ def _labels(source: Path, used: Path, photos: list[tuple[int, Path]]) -> dict[in
         folders = [parent / name for name in LABEL_FOLDERS if (parent / name).is_dir()]
         found = {}
         for row, photo in photos:
-            candidates = [folder / name for folder in folders for name in (f"{photo.name}.png", f"{photo.stem}.png", photo.name)]
+            names = (f"{photo.name}.png", f"{photo.stem}.png", photo.name)
+            candidates = [folder / name for folder in folders for name in names]
             label = next((path for path in candidates if path.is_file()), None)
             if label is not None:
                 found[row] = label

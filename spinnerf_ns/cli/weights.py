@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from spinnerf_ns.errors import SpinnerfError
+
+if TYPE_CHECKING:
+    from spinnerf_ns.weights import HubModel, WeightsFile
 
 COMMAND = "weights"
 
@@ -35,27 +38,23 @@ class Weights:
         list_entries(entries) if self.action == "list" else verify_entries(entries)
 
 
-def list_entries(entries: list) -> None:
-    """Prints the table."""
-    from nerfstudio.utils.rich_utils import CONSOLE
-    from rich.table import Table
-
+def list_entries(entries: list[WeightsFile | HubModel]) -> None:
+    """Prints the entries: plain lines, since a table would cut names and addresses short."""
     from spinnerf_ns.weights import WeightsFile, cache_dir, find_file
 
-    table = Table("name", "used by", "MB", "licence", "checksum", "here", "source")
     for entry in entries:
         if isinstance(entry, WeightsFile):
-            size = f"{entry.size / 1e6:.0f}" if entry.size else "?"
-            checksum = "verified" if entry.verified else "unverified; checked on download"
-            row = (size, entry.licence, checksum, "yes" if find_file(entry) else "no")
+            file = find_file(entry)
+            size = f"{entry.size / 1e6:.0f} MB" if entry.size else "size unknown"
+            checksum = "checksum verified" if entry.verified else "checksum unverified, checked on download"
+            facts = [size, entry.licence, checksum, f"here: {file}" if file else "not here"]
         else:
-            row = ("?", entry.licence, "by the hub", "see Hugging Face's cache")
-        table.add_row(entry.name, entry.used_by, *row, entry.url)
-    CONSOLE.print(table)
-    CONSOLE.print(f"kept in {cache_dir()} (SPINNERF_WEIGHTS moves it) or torch's hub cache", markup=False, soft_wrap=True)
+            facts = ["a folder in Hugging Face's cache", entry.licence, "checked by that library"]
+        print(f"{entry.name}\n    {entry.used_by}\n    {'; '.join(facts)}\n    {entry.url}")
+    print(f"Kept in {cache_dir()} (SPINNERF_WEIGHTS moves it); torch's hub cache is looked into as well.")
 
 
-def verify_entries(entries: list) -> None:
+def verify_entries(entries: list[WeightsFile | HubModel]) -> None:
     """Hashes every file that is here.
 
     Raises:

@@ -28,8 +28,9 @@ JPEG_ABOVE = 256 * 256
 
 JPEG_QUALITY = 92
 
-AFTER = ("render", "clean", "removed", "after")
-"""A picture whose label contains one of these is the slider's right side at first, the earlier word first."""
+BEFORE = ("before", "photo")
+AFTER = ("after", "render", "clean", "removed")
+"""A picture whose label begins with one of these is the slider's left or right side at first, the earlier word first."""
 
 _LOWER_IS_BETTER = ("lpips", "fid", "mse", "seconds", "error")
 _HIGHER_IS_BETTER = ("psnr", "ssim", "iou", "accuracy")
@@ -103,22 +104,24 @@ def _tiles(figures: Mapping[str, Figure]) -> str:
 
 def _slider(rows: Sequence[ReportRow]) -> str:
     """The comparison's controls and frame; the script fills in the pictures that stand in the views below."""
-    views = "".join(
-        f"<option value={index}>{html.escape(row.name)}</option>" for index, row in enumerate(rows) if len(row.pictures) > 1
-    )
     labels = list(dict.fromkeys(label for row in rows for label in row.pictures))
-    after = next((label for word in AFTER for label in labels[1:] if word in label.lower()), labels[1])
+    offered = [index for index, row in enumerate(rows) if len(row.pictures) > 1]
+    after = _preferred(labels[1:], AFTER)
+    first = next((index for index in offered if after in rows[index].pictures), offered[0])
+    before = _preferred([label for label in rows[first].pictures if label != after], BEFORE)
+
+    def option(value: object, text: str, chosen: bool) -> str:
+        return f'<option value="{html.escape(str(value))}"{" selected" if chosen else ""}>{html.escape(text)}</option>'
 
     def options(chosen: str) -> str:
-        return "".join(
-            f"<option{' selected' if label == chosen else ''}>{html.escape(label)}</option>" for label in labels
-        )
+        return "".join(option(label, label, label == chosen) for label in labels)
 
+    views = "".join(option(index, rows[index].name, index == first) for index in offered)
     return f"""<div class=compare id=compare hidden>
 <div class=controls>
 <label>View <select id=view>{views}</select></label>
-<label>Left <select id=left>{options(labels[0])}</select></label>
-<label>Right <select id=right>{options(after)}</select></label>
+<label>Left <select id=left data-prefer="{" ".join(BEFORE)}">{options(before)}</select></label>
+<label>Right <select id=right data-prefer="{" ".join(AFTER)}">{options(after)}</select></label>
 </div>
 <div class=frame id=frame>
 <img id=under alt=""><img id=over alt="">
@@ -128,6 +131,11 @@ def _slider(rows: Sequence[ReportRow]) -> str:
 </div>
 </div>
 <noscript><p>The slider needs JavaScript; the pictures are below.</p></noscript>"""
+
+
+def _preferred(labels: Sequence[str], words: Sequence[str]) -> str:
+    """The label that begins with the earliest of the words, else the first label."""
+    return next((label for word in words for label in labels if label.lower().startswith(word)), labels[0])
 
 
 def _view(index: int, row: ReportRow) -> str:

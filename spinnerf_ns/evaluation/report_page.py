@@ -108,8 +108,10 @@ td.best { font-weight: 700; background: var(--tint); }
       for (const option of get(select).options) option.disabled = !picture(view, option.value);
       let chosen = picture(view, get(select).value);
       if (!chosen) {
-        const there = [...get(select).options].filter((option) => !option.disabled);
-        get(select).value = there[select === "left" ? 0 : there.length - 1].value;
+        const there = [...get(select).options].filter((option) => !option.disabled).map((option) => option.value);
+        const words = get(select).dataset.prefer.split(" ");
+        const liked = words.flatMap((word) => there.filter((label) => label.toLowerCase().startsWith(word)));
+        get(select).value = liked[0] ?? there[select === "left" ? 0 : there.length - 1];
         chosen = picture(view, get(select).value);
       }
       get(image).src = chosen.src;

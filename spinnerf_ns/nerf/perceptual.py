@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
 from torch import Tensor
 
 from spinnerf_ns.errors import SpinnerfError
@@ -33,14 +34,8 @@ from spinnerf_ns.errors import SpinnerfError
 PerceptualLossName = Literal["auto", "lpips-vgg", "lpips-alex", "lpips-squeeze", "ssim"]
 
 BACKBONES = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}
-"""torchvision's name of each LPIPS backbone: also the beginning of its weights' file name."""
-
-_HUB_FILES = {
-    "vgg": ("vgg16-397923af.pth",),
-    "alex": ("alexnet-owt-7be5be79.pth", "alexnet-owt-4df8aa71.pth"),
-    "squeeze": ("squeezenet1_1-b8a52dc0.pth", "squeezenet1_1-f364aa15.pth"),
-}
-"""The ImageNet weights' file names in torch's hub cache, newest torchvision first."""
+"""torchvision's name of each LPIPS backbone: also its weights' name in `spinnerf_ns.weights`, and the beginning of their
+file's name."""
 
 LPIPS_MIN_SIDE = 32
 """Patches with a shorter side are upsampled to it for LPIPS: below 16 (VGG) to 31 pixels (AlexNet) a pooling layer has
@@ -91,9 +86,9 @@ def make_perceptual_loss(
         try:
             return make_perceptual_loss("lpips-vgg", None, device, allow_download)
         except _Unavailable as error:
-            CONSOLE.print(
-                f"[bold yellow]Perceptual loss: taking 'ssim' instead of 'lpips-vgg', which gives sharper textures: {error}"
-            )
+            # Escaped: rich would take "spinnerf-ns[lpips]" in the reason for markup and drop a part of it.
+            text = f"Perceptual loss: taking 'ssim' instead of 'lpips-vgg', which gives sharper textures: {error}"
+            CONSOLE.print(f"[bold yellow]{escape(text)}", soft_wrap=True)
             return SsimLoss()
     network = name.removeprefix("lpips-")
     if network not in BACKBONES:
@@ -167,15 +162,9 @@ def _import_lpips() -> ModuleType:
 
 
 def _find_weights(network: str, allow_download: bool) -> Path:
-    """The backbone's weights in torch's hub cache, else wherever `spinnerf_ns.weights` has or gets them."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    for file_name in _HUB_FILES[network]:
-        if (folder / file_name).is_file():
-            return folder / file_name
-    try:
-        from spinnerf_ns.weights import WeightsUnavailable, ensure_weights
-    except ImportError as error:
-        raise _Unavailable(f"{_HUB_FILES[network][0]} is not in {folder}; put it there or give its path") from error
+    """The backbone's weights from the package's cache, torch's, or a download, checked."""
+    from spinnerf_ns.weights import WeightsUnavailable, ensure_weights
+
     try:
         return ensure_weights(BACKBONES[network], allow_download=allow_download)
     except WeightsUnavailable as error:
@@ -259,7 +248,7 @@ def _build_lpips(network: str, backbone: dict[str, Tensor], path: Path) -> torch
     if missing or unused:
         raise SpinnerfError(
             f"{path}: does not fit {BACKBONES[network]}: missing or of another shape {_some(missing)}, "
-            f"unexpected {_some(sorted(unused))}; get torchvision's {_HUB_FILES[network][0]} instead"
+            f"unexpected {_some(sorted(unused))}; get torchvision's: ns-spinnerf weights fetch {BACKBONES[network]}"
         )
     model.load_state_dict(state, strict=True, assign=True)
     return model

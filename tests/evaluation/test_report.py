@@ -103,7 +103,7 @@ def test_the_slider_can_be_reached_and_named(tmp_path: Path) -> None:
     (slider,) = page.all("input")
     assert slider["type"] == "range" and slider["aria-label"] and (slider["min"], slider["max"]) == ("0", "100")
     selected = [attributes for tag, attributes in page.tags if tag == "option" and "selected" in attributes]
-    assert len(selected) == 2
+    assert len(selected) == 3
     choices = page.cells("option")
     assert choices == ["cam0/a", "cam0/b"] + ["photo", "object mask", "render", "depth z"] * 2
     one_picture = _write(tmp_path / "one.html", rows=[ReportRow("a", {"photo": np.zeros((4, 4, 3), np.uint8)})])
@@ -113,8 +113,14 @@ def test_the_slider_can_be_reached_and_named(tmp_path: Path) -> None:
 def test_the_render_stands_on_the_right_at_first(tmp_path: Path) -> None:
     _write(tmp_path / "r.html")
     text = (tmp_path / "r.html").read_text()
-    assert re.search(r"id=left><option selected>photo<", text)
-    assert re.search(r"id=right>.*?<option selected>render<", text)
+    assert re.search(r'id=left [^>]*><option value="photo" selected>', text)
+    assert re.search(r'id=right [^>]*>[^\n]*<option value="render" selected>', text)
+    small = np.zeros((4, 4, 3), np.uint8)
+    rows = [ReportRow("training", {"photo": small, "mask": small}), ReportRow("held out", {"truth": small, "before": small})]
+    rows[1].pictures["after"] = small
+    page = _write(tmp_path / "held_out.html", rows=rows)
+    chosen = [attributes["value"] for tag, attributes in page.tags if tag == "option" and "selected" in attributes]
+    assert chosen == ["1", "before", "after"]
 
 
 def test_the_slider_moves_in_a_browser(tmp_path: Path) -> None:

@@ -212,11 +212,18 @@ def test_auto_without_weights_says_so_and_opens_no_socket(no_network, capsys: py
         make_perceptual_loss("lpips-vgg", allow_download=False)
 
 
-def test_auto_takes_vgg_from_torch_s_cache(no_network, tmp_path: Path) -> None:
-    cache = tmp_path / "torch" / "hub" / "checkpoints"
-    cache.mkdir(parents=True)
-    _save_random("vgg16", cache / "vgg16-397923af.pth")
+def test_auto_takes_vgg_where_it_can_be_had(no_network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from spinnerf_ns import weights
+
+    file = _save_random("vgg16", tmp_path / "vgg16-397923af.pth")
+    monkeypatch.setattr(weights, "ensure_weights", lambda name, allow_download: {"vgg16": file}[name])
     assert make_perceptual_loss("auto", allow_download=False).name == "lpips-vgg"
+
+
+def test_auto_says_it_in_full_without_the_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    assert make_perceptual_loss("auto").name == "ssim"
+    assert "pip install 'spinnerf-ns[lpips]'" in " ".join(capsys.readouterr().out.split())
 
 
 def test_importing_loads_no_network_package() -> None:

@@ -1,0 +1,303 @@
+"""A posed capture as views: photos, cameras and splits, read by nerfstudio's own parsers.
+
+Two frames of coordinates:
+    source      the capture's own world: transforms.json's, COLMAP's (turned to z up by nerfstudio's `applied_transform`) or
+                Blender's. `View.c2w`, masks' depth and everything on disk are in it.
+    training    what nerfstudio's parser makes of it (oriented, centred, scaled): `Capture.cameras`. A source length times
+                `Capture.world_scale` is a training length.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from spinnerf_ns.conventions import Image, read_image
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.scene.camera_path import order_along_path
+from spinnerf_ns.scene.cameras import project, unproject
+from spinnerf_ns.scene.source import PHOTO_SUFFIXES, check_photos_exist, find_dataparser, read_transforms
+
+if TYPE_CHECKING:
+    from nerfstudio.cameras.cameras import Cameras
+    from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+
+__all__ = ["Capture", "View", "capture_from_dataparser", "load_capture", "order_along_path", "project", "unproject"]
+
+SPLITS = ("train", "val", "test")
+
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A photo with its camera. Pixels: (0, 0) is the outer corner of the top-left pixel, whose centre is (0.5, 0.5)."""
+
+    photo: str
+    """The photo's key: its path below the folder common to all photos, without suffix (with it, if two would be the same)."""
+    path: Path
+    """The photo's file, at the resolution used."""
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    fx: float
+    """Focal length along x, pixels of the resolution used; so are fy, cx and cy."""
+    fy: float
+    """Focal length along y."""
+    cx: float
+    """Principal point, x."""
+    cy: float
+    """Principal point, y."""
+    distortion: npt.NDArray[np.float64]
+    """(6,) k1, k2, k3, k4, p1, p2."""
+    camera_model: str
+    """transforms.json's name of it: OPENCV, OPENCV_FISHEYE, ..."""
+    c2w: npt.NDArray[np.float64]
+    """(3, 4) camera-to-world in the source frame, OpenGL axes (x right, y up, looks along -z)."""
+    splits: frozenset[str]
+    """Of "train", "val", "test"; empty for a photo that transforms.json lists in none."""
+    alpha_color: tuple[float, float, float] | None = None
+    """Colour in [0, 1] behind a photo with an alpha channel, where the parser has one (Blender's: white)."""
+
+    def read_image(self) -> Image:
+        """The photo, (H, W, 3) uint8 RGB.
+
+        Raises:
+            SpinnerfError: it is missing, no image, or no longer of the size that it was when the capture was read.
+        """
+        image = read_image(self.path) if self.alpha_color is None else _read_over(self.path, self.alpha_color)
+        if image.shape[:2] != (self.height, self.width):
+            raise SpinnerfError(
+                f"{self.path}: the photo is {image.shape[1]}x{image.shape[0]}, its camera is {self.width}x{self.height}; "
+                "put the original photo back"
+            )
+        return image
+
+
+@dataclass(frozen=True)
+class _TrainingCamera:
+    """A view's camera as the parser gives it."""
+
+    c2w: torch.Tensor
+    """(3, 4) float32, training frame."""
+    camera_type: int
+    metadata: dict[str, Any]
+
+
+class Capture:
+    """All photos of a capture with their poses, of every split.
+
+    Args:
+        data: the capture's folder or .json file.
+        views: its views, in any order.
+        training: photo -> its camera in the training frame.
+        world_scale: training length per source length.
+        source_meta: what transforms.json says of the capture as a whole and a dataset made from it must repeat:
+            camera_model, applied_transform, applied_scale, orientation_override, fisheye_crop_radius, and ply_file_path
+            (absolute); each only when given.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        views: Sequence[View],
+        training: dict[str, _TrainingCamera],
+        world_scale: float,
+        source_meta: dict[str, Any],
+    ) -> None:
+        self.data = data
+        self.views = tuple(sorted(views, key=lambda view: view.photo))
+        self.world_scale = world_scale
+        self.source_meta = source_meta
+        self._training = training
+        self._by_photo = {view.photo: view for view in self.views}
+
+    @property
+    def photos(self) -> tuple[str, ...]:
+        """The keys of all photos, sorted."""
+        return tuple(view.photo for view in self.views)
+
+    def split(self, name: str) -> list[View]:
+        """The views of a split ("train", "val" or "test"), sorted by photo."""
+        if name not in SPLITS:
+            raise ValueError(f"{name} is no split; there are {', '.join(SPLITS)}")
+        return [view for view in self.views if name in view.splits]
+
+    def view(self, photo_or_file_name: str | Path) -> View:
+        """The view of a photo: its key ("x"), its file name ("x.jpg") or a path that ends with it ("images/x.jpg").
+
+        Raises:
+            SpinnerfError: no photo or several photos are called so; the message lists near names.
+        """
+        name = Path(photo_or_file_name).as_posix()
+        if name in self._by_photo:
+            return self._by_photo[name]
+        stem = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in PHOTO_SUFFIXES else name
+        for given in dict.fromkeys((name, stem)):
+            found = [v for p, v in self._by_photo.items() if p == given or given.endswith(f"/{p}") or p.endswith(f"/{given}")]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                names = ", ".join(view.photo for view in found[:5])
+                raise SpinnerfError(f"{self.data}: '{name}' may be any of {names}; name the photo with its folder")
+        short = stem.rsplit("/", 1)[-1]
+        near = difflib.get_close_matches(short, self.photos, n=5, cutoff=0.3) or self.photos[:5]
+        raise SpinnerfError(f"{self.data}: no photo is called '{name}'; near names: {', '.join(near)}")
+
+    def cameras(self, views: Sequence[View]) -> Cameras:
+        """The views' cameras in the training frame, so that a trained model can be rendered from any photo of any split.
+
+        Args:
+            views: views of this capture.
+
+        Returns:
+            nerfstudio Cameras of shape (len(views),), in the order given, on the CPU.
+        """
+        from nerfstudio.cameras.cameras import Cameras
+
+        training = [self._training[view.photo] for view in views]
+        metadata = {
+            key: torch.tensor([[camera.metadata[key]] for camera in training])
+            for key in (training[0].metadata if training else {})
+        }
+
+        def column(name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            return torch.tensor([[getattr(view, name)] for view in views], dtype=dtype)
+
+        return Cameras(
+            camera_to_worlds=torch.stack([camera.c2w for camera in training]),
+            fx=column("fx"),
+            fy=column("fy"),
+            cx=column("cx"),
+            cy=column("cy"),
+            width=column("width", torch.int64),
+            height=column("height", torch.int64),
+            distortion_params=torch.tensor(np.stack([view.distortion for view in views]), dtype=torch.float32),
+            camera_type=torch.tensor([[camera.camera_type] for camera in training]),
+            metadata=metadata,
+        )
+
+
+def load_capture(data: Path | str, dataparser: DataParserConfig | None = None) -> Capture:
+    """Reads a posed capture.
+
+    Args:
+        data: its folder, or a .json file in transforms.json's format.
+        dataparser: how to read it; by default nerfstudio's, COLMAP's or Blender's parser with its default options, by what is
+            on disk. Its own `data` is ignored, and it is left as it is.
+
+    Raises:
+        SpinnerfError: no poses, photos missing on disk, or a damaged file; the message says what mends it.
+    """
+    data = Path(data)
+    config = find_dataparser(data) if dataparser is None else dataclasses.replace(dataparser, data=data)
+    return capture_from_dataparser(config.setup())
+
+
+def capture_from_dataparser(dataparser: DataParser) -> Capture:
+    """Reads a posed capture with a parser that is already set up (what ns-train uses).
+
+    The parser and its configuration are left as they are. Sparse points are not loaded.
+
+    Raises:
+        SpinnerfError: as `load_capture`.
+    """
+    from spinnerf_ns.scene import _parsing
+
+    parser = _without_points(dataparser)
+    data = Path(parser.config.data)
+    transforms = _parsing.transforms_path(parser)
+    meta = None if transforms is None else read_transforms(transforms)
+    if meta is not None:
+        _parsing.check_named_photos(meta, transforms)
+    outputs = {}
+    for split in SPLITS:
+        if _parsing.has_split(parser, meta, split):
+            with _readable_errors(parser), _quiet(meta is not None):
+                outputs[split] = parser.get_dataparser_outputs(split=split)
+    frames = _parsing.collect(parser, meta, outputs)
+    check_photos_exist([frame.path for frame in frames], transforms or data)
+    keys = photo_keys([frame.path for frame in frames])
+    alpha = next((o.alpha_color for o in outputs.values() if o.alpha_color is not None), None)
+    alpha_color = None if alpha is None else tuple(float(value) for value in alpha)
+    views, training = [], {}
+    for key, frame in zip(keys, frames):
+        width, height = _parsing.checked_size(frame, transforms or data)
+        views.append(
+            View(
+                key, frame.path, width, height, *frame.intrinsics, frame.distortion, frame.camera_model, frame.c2w,
+                frozenset(frame.splits), alpha_color,
+            )
+        )  # fmt: skip
+        training[key] = _TrainingCamera(frame.training_c2w, frame.camera_type, frame.metadata)
+    world_scale = float(outputs["train"].dataparser_scale) / float((meta or {}).get("applied_scale", 1.0))
+    return Capture(data, views, training, world_scale, _parsing.source_meta(parser, meta, views[0].camera_model))
+
+
+def photo_keys(paths: Sequence[Path]) -> list[str]:
+    """The photos' keys: paths below the folder common to all, without suffix; with suffix for all if two would be equal."""
+    absolute = [Path(os.path.abspath(path)) for path in paths]
+    common = Path(os.path.commonpath([path.parent for path in absolute]))
+    names = [path.relative_to(common) for path in absolute]
+    short = [name.with_suffix("").as_posix() for name in names]
+    return short if len(set(short)) == len(short) else [name.as_posix() for name in names]
+
+
+def _without_points(dataparser: DataParser) -> DataParser:
+    """A copy that loads no sparse points: open3d takes seconds to import, and nobody here needs them."""
+    parser = copy.copy(dataparser)
+    fields = {field.name for field in dataclasses.fields(parser.config)}
+    unwanted = {name: value for name, value in (("load_3D_points", False), ("ply_path", None)) if name in fields}
+    parser.config = dataclasses.replace(parser.config, **unwanted)
+    return parser
+
+
+@contextmanager
+def _readable_errors(parser: DataParser) -> Iterator[None]:
+    """Parsers raise whatever their code runs into; users get one line."""
+    try:
+        yield
+    except SpinnerfError:
+        raise
+    except (AssertionError, OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, EOFError) as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise SpinnerfError(
+            f"{parser.config.data}: nerfstudio's {type(parser).__name__} parser cannot read this capture ({what}); "
+            "mend the files, or make the capture again: ns-process-data images --data PHOTOS --output-dir FOLDER"
+        ) from error
+
+
+@contextmanager
+def _quiet(really: bool) -> Iterator[None]:
+    """Silences nerfstudio's console: the parser logs every split's list of indices.
+
+    Not for COLMAP's parser, which may ask whether to downscale.
+    """
+    from nerfstudio.utils.rich_utils import CONSOLE
+
+    before, CONSOLE.quiet = CONSOLE.quiet, CONSOLE.quiet or really
+    try:
+        yield
+    finally:
+        CONSOLE.quiet = before
+
+
+def _read_over(path: Path, color: tuple[float, float, float]) -> Image:
+    """A photo with its alpha channel laid over a colour, as nerfstudio's datasets do."""
+    import cv2
+
+    data = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if data is None or data.ndim != 3 or data.shape[2] != 4 or data.dtype != np.uint8:
+        return read_image(path)
+    rgb, alpha = data[..., 2::-1].astype(np.float32), data[..., 3:].astype(np.float32) / 255
+    return np.clip(rgb * alpha + 255 * np.array(color, dtype=np.float32) * (1 - alpha), 0, 255).astype(np.uint8)

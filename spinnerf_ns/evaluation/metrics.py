@@ -127,11 +127,10 @@ def _ssim(a: Floats, b: Floats) -> tuple[float, Floats]:
     return float((inner if inner.size else similarity).mean()), similarity
 
 
-@torch.no_grad()
 def _lpips(network: LpipsLoss, device: str | torch.device, a: Floats, b: Floats) -> tuple[float, Floats]:
     """LPIPS of two pictures and its map."""
-    pair = _tensor(a, device), _tensor(b, device)
-    return float(network(*pair)), network.map(*pair)[0].double().cpu().numpy()
+    value, spatial = network.with_map(_tensor(a, device), _tensor(b, device))
+    return float(value), spatial[0].double().cpu().numpy()
 
 
 def psnr_from_mse(mse: float) -> float:

@@ -118,11 +118,14 @@ class LpipsLoss:
         return sum(layer.mean(dim=(1, 2, 3)) for layer in self._layers(prediction, target))
 
     @torch.no_grad()
-    def map(self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
-        """The distance per pixel (LPIPS' `spatial=True`), for figures inside a mask. No gradient."""
-        shape = prediction.shape[-2:]
+    def with_map(
+        self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b h w"]]:
+        """The distance per picture and per pixel (LPIPS' `spatial=True`), for figures inside a mask. No gradient."""
         layers = self._layers(prediction, target)
-        return sum(F.interpolate(layer, shape, mode="bilinear", align_corners=False)[:, 0] for layer in layers)
+        value = sum(layer.mean(dim=(1, 2, 3)) for layer in layers)
+        shape = prediction.shape[-2:]
+        return value, sum(F.interpolate(layer, shape, mode="bilinear", align_corners=False)[:, 0] for layer in layers)
 
     def _layers(self, prediction: Tensor, target: Tensor) -> list[Tensor]:
         """Per layer, the weighted squared difference of unit-length features, [b, 1, h', w']."""

@@ -37,7 +37,6 @@ __all__ = ["Capture", "View", "capture_from_dataparser", "load_capture", "order_
 SPLITS = ("train", "val", "test")
 
 
-
 @dataclass(frozen=True, eq=False)
 class View:
     """A photo with its camera. Pixels: (0, 0) is the outer corner of the top-left pixel, whose centre is (0.5, 0.5)."""

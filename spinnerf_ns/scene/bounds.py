@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 NEAR_FRACTION = 0.5
 """The near plane lies at this part of the nearest content's depth: points are sparse, and something may be nearer."""
 
+BACKGROUND_FACTOR = 2.0
+"""Points further than this many times the median depth are background."""
+
 
 @dataclass(frozen=True)
 class SceneBounds:
@@ -43,11 +46,13 @@ def scene_bounds(capture: Capture) -> SceneBounds | None:
     cameras = capture.cameras(capture.views).camera_to_worlds.double().numpy()
     points = _to_training_frame(points, capture, cameras[0])
     depths = _nearest_depths(points, cameras)
-    visible = points[depths > 0]
-    if len(visible) < 100:
+    seen = depths > 0
+    if seen.sum() < 100:
         return None
-    # Sparse reconstructions carry a few points far off; the middle 98 per cent on each axis are content.
-    low, high = np.percentile(visible, [1, 99], axis=0)
+    # What lies further than the middle of the scene by much is its background, which the contraction is there for; and
+    # sparse reconstructions carry a few points far off, so of the rest the middle 98 per cent on each axis are content.
+    content = points[seen & (depths < BACKGROUND_FACTOR * np.median(depths[seen]))]
+    low, high = np.percentile(content, [1, 99], axis=0)
     low, high = np.minimum(low, cameras[:, :, 3].min(axis=0)), np.maximum(high, cameras[:, :, 3].max(axis=0))
     near = NEAR_FRACTION * float(np.percentile(depths[depths > 0], 1))
     center = (low + high) / 2

@@ -1,0 +1,136 @@
+"""ns-spinnerf demo: the whole way on a made-up scene whose truth is known, with a report."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator, Literal
+
+import numpy as np
+
+from spinnerf_ns.conventions import atomic_path
+from spinnerf_ns.errors import SpinnerfError
+
+
+@dataclass
+class Demo:
+    """Makes a room with a vase, removes the vase, and compares with the same room without it.
+
+    Needs no download, no GPU and no photos. Beside our field it trains masked NeRF (stock nerfacto that never sees the
+    removed region) with the same grid, samples and steps.
+    """
+
+    output: Path = Path("demo")
+    """Folder for the scene, the runs, report.html and report.json."""
+    layout: Literal["forward", "orbit"] = "forward"
+    """How the cameras stand."""
+    seg_steps: int | None = None
+    """Iterations of the segmentation stage; by default the -lite method's."""
+    inpaint_steps: int | None = None
+    """Iterations of the inpainting stage and of the baseline; by default the -lite method's."""
+    overwrite: bool = False
+    """Replace an earlier demo in the output folder."""
+
+    def main(self) -> None:
+        """Runs the demo and prints its figures."""
+        report = run_demo(self)
+        figures = {name: value for name, value in report.items() if isinstance(value, float)}
+        print(json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=2))
+        print(f"Report: {self.output / 'report.html'}")
+
+
+def run_demo(demo: Demo) -> dict[str, Any]:
+    """Runs all stages; returns what report.json says.
+
+    Raises:
+        SpinnerfError: the output folder holds something else, or an earlier demo and `overwrite` is off.
+    """
+    from nerfstudio.utils.rich_utils import CONSOLE
+
+    from spinnerf_ns.cli.segment import Segment
+    from spinnerf_ns.evaluation.baselines import masked_nerf, stock_models_without_download
+    from spinnerf_ns.evaluation.twin import TwinConfig, write_twin
+    from spinnerf_ns.runs import method_config, train
+    from spinnerf_ns.scene.workspace import Workspace
+
+    prepare_folder(demo)
+    seconds: dict[str, float] = {}
+    scene_folder, runs = demo.output / "scene", demo.output / "runs"
+    with timed(seconds, "scene"):
+        CONSOLE.rule("1/6 a room with a vase")
+        scene = write_twin(scene_folder, TwinConfig(layout=demo.layout))
+        workspace = Workspace.open(scene_folder)
+        workspace.set_object_free([Path(photo).stem for photo in scene.object_free])
+    with timed(seconds, "segment"):
+        CONSOLE.rule("2/6 a box on one photo -> masks in every photo")
+        box = ",".join(f"{value:g}" for value in scene.prompt_box)
+        Segment(data=scene_folder, view=scene.prompt_view, box=box).main()
+    with timed(seconds, "train_seg"):
+        CONSOLE.rule("3/6 masks that agree in 3-D")
+        config = method_config("spinnerf-seg-lite")
+        config.pipeline.export_on_completion = False
+        config.max_num_iterations = demo.seg_steps or config.max_num_iterations
+        seg = train(config, scene_folder, runs, "demo")
+    with timed(seconds, "export"):
+        CONSOLE.rule("4/6 photos and depth without the vase")
+        from spinnerf_ns.cli.export import export_run
+
+        removed = export_run(seg.config_path, config.pipeline.export)
+    with timed(seconds, "train_inpaint"):
+        CONSOLE.rule("5/6 the field without the vase")
+        config = method_config("spinnerf-inpaint-lite")
+        config.max_num_iterations = demo.inpaint_steps or config.max_num_iterations
+        ours = train(config, removed, runs, "demo")
+    with timed(seconds, "train_masked_nerf"):
+        CONSOLE.rule("6/6 masked NeRF, for comparison")
+        with stock_models_without_download():
+            baseline = train(masked_nerf(config), removed / "transforms_masked.json", runs, "demo-masked-nerf")
+    with timed(seconds, "evaluate"):
+        from spinnerf_ns.evaluation.twin_report import evaluate_twin
+
+        figures, rows = evaluate_twin(scene, workspace, seg.config_path, ours.config_path, baseline.config_path)
+    seconds["total"] = sum(seconds.values())
+    report = {
+        **figures,
+        **{f"seconds_{name}": value for name, value in seconds.items()},
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "methods": {"spinnerf-seg-lite": str(seg.config_path), "spinnerf-inpaint-lite": str(ours.config_path)},
+    }
+    from spinnerf_ns.evaluation.report import write_report
+
+    write_report(demo.output / "report.html", "A vase removed from a room", rows, figures, seconds)
+    with atomic_path(demo.output / "report.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2, default=_plain))
+    return report
+
+
+def prepare_folder(demo: Demo) -> None:
+    """Makes way for a new demo; removes nothing but an earlier demo's own files."""
+    own = ("scene", "runs", "report.html", "report.json")
+    found = [name for name in own if (demo.output / name).exists()]
+    if found and not demo.overwrite:
+        raise SpinnerfError(f"{demo.output}: holds an earlier demo ({', '.join(found)}); replace it with --overwrite")
+    for name in found:
+        path = demo.output / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Enters the block's wall-clock seconds under `name`."""
+    start = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - start
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value)

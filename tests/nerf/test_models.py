@@ -1,0 +1,189 @@
+"""The models against nerfacto, every stopped gradient, and construction without a network."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from nerfstudio.models.nerfacto import NerfactoModelConfig
+
+from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY, CachedLpips
+from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModelConfig
+from spinnerf_ns.nerf.pixel_samplers import RayLayout
+from spinnerf_ns.nerf.seg_model import SpinnerfSegModelConfig
+from tests.nerf.conftest import build, bundle
+
+
+def nerfacto(**settings):
+    with mock.patch("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", CachedLpips):
+        return build(
+            NerfactoModelConfig(
+                use_appearance_embedding=False,
+                camera_optimizer=CameraOptimizerConfig(mode="off"),
+                average_init_density=0.01,
+            ),
+            **settings,
+        )
+
+
+def gradients(model) -> dict[str, torch.Tensor | None]:
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def is_zero(gradient: torch.Tensor | None) -> bool:
+    return gradient is None or bool((gradient == 0).all())
+
+
+# ---------------------------------------------------------------------------------------------------------------- parity
+@pytest.mark.parametrize("config", [SpinnerfSegModelConfig(objectness=False), SpinnerfInpaintModelConfig()])
+@pytest.mark.parametrize("predict_normals", [False, True])
+def test_equal_to_nerfacto_in_evaluation(config, predict_normals):
+    stock, ours = nerfacto(predict_normals=predict_normals).eval(), build(config, predict_normals=predict_normals).eval()
+    expected, found = stock(bundle()), ours(bundle())
+    assert set(expected) <= set(found)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("config", [SpinnerfSegModelConfig(objectness=False), SpinnerfInpaintModelConfig()])
+def test_equal_to_nerfacto_in_training(config):
+    batch = {"image": torch.rand(32, 3, generator=torch.Generator().manual_seed(2))}
+    results = []
+    for model in (nerfacto().train(), build(config).train()):
+        torch.manual_seed(3)
+        outputs = model(bundle())
+        losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
+        sum(losses.values()).backward()
+        results.append((outputs, losses, gradients(model)))
+    (stock, stock_losses, stock_gradients), (ours, our_losses, our_gradients) = results
+    for name in ("rgb", "accumulation", "expected_depth"):
+        torch.testing.assert_close(ours[name], stock[name], rtol=1e-5, atol=1e-6)
+    assert set(our_losses) == set(stock_losses)
+    for name, value in stock_losses.items():
+        torch.testing.assert_close(our_losses[name], value, rtol=1e-4, atol=1e-7)
+    for name, gradient in stock_gradients.items():
+        if gradient is not None:
+            torch.testing.assert_close(our_gradients[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_objectness_does_not_change_nerfacto():
+    """One seed gives the same colour and density with and without an objectness field."""
+    plain = build(SpinnerfSegModelConfig(objectness=False)).eval()(bundle())
+    with_objectness = build(SpinnerfSegModelConfig()).eval()(bundle())
+    for name, value in plain.items():
+        assert torch.equal(with_objectness[name], value), name
+
+
+# ------------------------------------------------------------------------------------------------------------ objectness
+@pytest.mark.parametrize("source", ["grid", "geometry"])
+def test_objectness_output_is_a_probability_per_ray(source, rays):
+    outputs = build(SpinnerfSegModelConfig(objectness_source=source)).eval()(rays)
+    assert outputs["objectness"].shape == (32, 1)
+    assert 0 <= float(outputs["objectness"].min()) and float(outputs["objectness"].max()) <= 1
+    for name, value in outputs.items():
+        assert len(value) == 32, name  # viewer and ns-render want one row per ray of every output
+
+
+@pytest.mark.parametrize("source", ["grid", "geometry"])
+def test_objectness_loss_leaves_density_weights_alone(source, rays):
+    model = build(SpinnerfSegModelConfig(objectness_source=source)).train()
+    outputs = model(rays)
+    batch = {"image": torch.rand(32, 3), "object_label": torch.randint(2, (32,), dtype=torch.uint8)}
+    losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
+    losses["objectness_loss"].backward()
+    found = gradients(model)
+    assert not all(is_zero(g) for name, g in found.items() if name.startswith("objectness_field"))
+    assert all(is_zero(g) for name, g in found.items() if name.startswith(("proposal_networks", "field.mlp_head")))
+    if source == "grid":
+        assert all(is_zero(g) for name, g in found.items() if name.startswith("field."))
+
+
+def test_logit_is_composited_like_a_colour(rays):
+    model = build(SpinnerfSegModelConfig()).train()
+    torch.manual_seed(0)
+    outputs = model(rays)
+    weights, samples = outputs["weights_list"][-1], outputs["ray_samples_list"][-1]
+    logits = model.objectness_logits(samples.frustums.get_positions())
+    by_hand = (weights * logits).sum(1) + model.config.empty_space_logit * (1 - weights.sum(1))
+    torch.testing.assert_close(outputs["objectness_logit"], by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_carving_removes_the_object_and_ends_with_the_context(rays):
+    model = build(SpinnerfSegModelConfig(average_init_density=5.0)).eval()
+    before = model(rays)["accumulation"]
+    with torch.no_grad():  # everything is object: nothing is left
+        model.objectness_field.mlp.layers[-1].bias.fill_(50.0)
+    with model.object_carved_out():
+        assert float(model(rays)["accumulation"].max()) == 0.0
+    torch.testing.assert_close(model(rays)["accumulation"], before)
+
+
+# ------------------------------------------------------------------------------------------------------------ inpainting
+LAYOUT = RayLayout(uniform=8, patches=(1, 3, 4), depth=6, reference=6)
+
+
+def inpaint_step(name: str):
+    """One training step of the inpainting model; backward of the loss called `name` alone."""
+    model = build(SpinnerfInpaintModelConfig(perceptual_loss="ssim")).train()
+    rays = bundle(LAYOUT.num_rays)
+    rays.metadata[TRAINS_GEOMETRY] = torch.arange(LAYOUT.num_rays)[:, None] < LAYOUT.uniform
+    torch.manual_seed(0)
+    outputs = model(rays)
+    outputs["rgb"].retain_grad()
+    outputs["weights_list"][-1].retain_grad()
+    batch = {
+        "image": torch.rand(LAYOUT.num_rays, 3),
+        "disparity": torch.rand(6, 1) + 0.1,
+        "disparity_scale": 0.5,
+        "layout": LAYOUT,
+    }
+    losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
+    assert {"rgb_loss", "perceptual_loss", "disparity_loss", "reference_loss"} <= set(losses)
+    losses[name].backward()
+    return model, outputs
+
+
+@pytest.mark.parametrize("name", ["perceptual_loss", "reference_loss"])
+def test_patches_and_reference_train_colour_only(name):
+    model, outputs = inpaint_step(name)
+    assert is_zero(outputs["weights_list"][-1].grad), "a gradient reached the rendering weights"
+    found = gradients(model)
+    assert all(is_zero(g) for n, g in found.items() if n.startswith("proposal_networks"))
+    assert not all(is_zero(g) for n, g in found.items() if n.startswith("field.mlp_head"))
+    uniform = outputs["rgb"].grad[: LAYOUT.uniform]
+    assert is_zero(uniform)
+
+
+def test_perceptual_loss_leaks_no_gradient_through_the_background():
+    """`last_sample` adds colour * (1 - accumulation): with detached weights that share is stopped too."""
+    for background in ("last_sample", "white", "black"):
+        model = build(SpinnerfInpaintModelConfig(perceptual_loss="ssim", background_color=background)).train()
+        rays = bundle(8)
+        rays.metadata[TRAINS_GEOMETRY] = torch.zeros(8, 1, dtype=torch.bool)
+        outputs = model(rays)
+        outputs["weights_list"][-1].retain_grad()
+        outputs["rgb"].sum().backward()
+        assert is_zero(outputs["weights_list"][-1].grad), background
+
+
+def test_disparity_loss_trains_geometry():
+    model, outputs = inpaint_step("disparity_loss")
+    gradient = outputs["weights_list"][-1].grad
+    start = LAYOUT.uniform + LAYOUT.patch_rays
+    assert not is_zero(gradient[start : start + LAYOUT.depth])
+    assert is_zero(gradient[:start]) and is_zero(gradient[start + LAYOUT.depth :])
+    assert is_zero(outputs["rgb"].grad)
+
+
+def test_pixel_loss_sees_the_uniform_rays_alone():
+    _, outputs = inpaint_step("rgb_loss")
+    assert not is_zero(outputs["rgb"].grad[: LAYOUT.uniform])
+    assert is_zero(outputs["rgb"].grad[LAYOUT.uniform :])
+
+
+def test_the_perceptual_network_is_no_part_of_the_checkpoint():
+    model, _ = inpaint_step("perceptual_loss")
+    assert model.perceptual_name == "ssim"
+    assert not [name for name in model.state_dict() if "perceptual" in name or "lpips" in name]

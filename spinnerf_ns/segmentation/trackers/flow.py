@@ -1,0 +1,320 @@
+"""Carries an object's mask from photo to photo by optical flow, and fits it to every photo anew.
+
+For each photo, from the source photos outwards along the camera path:
+
+1. The nearest tracked photos and the nearest source photo are its references. Dense flow, forwards and backwards, between
+   whole photos gives an affine motion of the object; each reference is warped by it, and flow in a window around the object
+   does the rest. Only what agrees there and back inside the object counts; a smooth motion of the object is fitted to it
+   (see `object_motion`), so that the background that appears behind the object is not dragged along.
+2. The references' masks, warped, vote by how well their colours match: the prior.
+3. The prior is fitted to this photo in a band around its contour: local colour models from the references and from this
+   photo's own sure pixels, then a random walk that stops at edges (see `refine`). So errors do not pile up: the source photo
+   stays a reference, and the contour lies on an edge of the photo again before it is passed on.
+
+A photo whose references are not found again in it gets None; the next ones are tried from what was tracked before.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Callable, Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from spinnerf_ns.conventions import BoolMask, Image
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.segmentation.refine import (
+    apply_palette,
+    build_palette,
+    clean_components,
+    local_colour_probability,
+    log_odds,
+    random_walk,
+    sigmoid,
+    signed_distance,
+    to_lab,
+)
+from spinnerf_ns.segmentation.trackers.object_motion import DenseFlow, fit_affine, fit_object_motion, pixel_grid
+
+Floats = NDArray[np.float32]
+CACHED_PHOTOS = 8
+
+
+@dataclass
+class FlowTracker:
+    """Optical flow with a consistency check, a fitted object motion, and a re-fit on each photo (OpenCV, no weights)."""
+
+    photo_size: int = 1024
+    """Photos are worked on with this longest side at most; masks come back at full size."""
+    flow_size: int = 480
+    """Longest side, in pixels, at which whole photos are aligned."""
+    window_size: int = 384
+    """Longest side, in pixels, to which the window around the object is scaled. Lengths below are in its pixels."""
+    references: int = 2
+    """Nearest tracked photos that vote on each photo, besides the nearest source photo."""
+    band: int = 14
+    """Half width of the band around the warped contour in which the mask may change."""
+    colours: int = 48
+    """Clusters of the local colour models."""
+    colour_radius: float = 14.0
+    """Gaussian radius of the neighbourhood of a local colour model."""
+    smoothness: float = 8.0
+    """How far the fit follows the photo's flat areas against flow and colour."""
+    least_support: float = 0.1
+    """A photo is given up (None) when less than this fraction of the object is found again in it."""
+    largest_change: float = 2.0
+    """A photo is given up when the fit changes the area of the warped mask by more than this factor."""
+
+    name = "flow"
+
+    def track(
+        self,
+        images: Sequence[Callable[[], Image]],
+        source_masks: dict[int, BoolMask],
+        progress: Callable[[int], None] | None = None,
+    ) -> list[BoolMask | None]:
+        """Masks in all photos, from masks in some.
+
+        Args:
+            images: one function per photo, in the order of the camera path, that reads it: (H, W, 3) uint8 RGB; sizes may
+                differ.
+            source_masks: index of a photo -> (H, W) bool, True = object; returned as they are.
+            progress: called with a photo's index when it is done.
+
+        Returns:
+            Per photo (H, W) bool at its full size, or None where the object was not found again.
+
+        Raises:
+            SpinnerfError: no source mask, an index that is no photo's, or a mask of another size than its photo.
+        """
+        run = _Run(self, images)
+        run.take_sources(source_masks)
+        order = sorted(
+            (index for index in range(len(images)) if index not in source_masks),
+            key=lambda index: (min(abs(index - source) for source in source_masks), index),
+        )
+        for index in sorted(source_masks):
+            if progress is not None:
+                progress(index)
+        for index in order:
+            run.track_photo(index)
+            if progress is not None:
+                progress(index)
+        return run.masks
+
+
+class _Run:
+    """What is known so far about one sequence of photos. Masks are kept at full size, affines in working pixels."""
+
+    def __init__(self, options: FlowTracker, images: Sequence[Callable[[], Image]]) -> None:
+        self.options = options
+        self.images = images
+        self.masks: list[BoolMask | None] = [None] * len(images)
+        self.sources: list[int] = []
+        self.affines: dict[tuple[int, int], NDArray[np.float64]] = {}
+        self._photos: OrderedDict[int, tuple[Image, tuple[int, int]]] = OrderedDict()
+
+    def take_sources(self, source_masks: dict[int, BoolMask]) -> None:
+        if not source_masks:
+            raise SpinnerfError("tracker 'flow' got no source mask, expected one at least; segment a photo first")
+        for index, object_mask in source_masks.items():
+            if not 0 <= index < len(self.images):
+                raise SpinnerfError(
+                    f"tracker 'flow' got a mask for photo {index}, expected 0 to {len(self.images) - 1}; correct the index"
+                )
+            object_mask = np.asarray(object_mask, dtype=bool)
+            _, shape = self.photo(index)
+            if object_mask.shape != shape:
+                raise SpinnerfError(
+                    f"tracker 'flow' got a mask of shape {object_mask.shape} for photo {index} of shape {shape}; "
+                    "export the mask at the photo's size"
+                )
+            self.masks[index] = object_mask
+            if object_mask.any():
+                self.sources.append(index)
+
+    def photo(self, index: int) -> tuple[Image, tuple[int, int]]:
+        """The photo at working size, and its full (height, width)."""
+        if index not in self._photos:
+            image = self.images[index]()
+            shape = image.shape[:2]
+            scale = min(1.0, self.options.photo_size / max(shape))
+            if scale < 1:
+                size = (max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale)))
+                image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            self._photos[index] = (image, shape)
+            while len(self._photos) > CACHED_PHOTOS:
+                self._photos.popitem(last=False)
+        self._photos.move_to_end(index)
+        return self._photos[index]
+
+    def mask(self, index: int) -> Floats:
+        """A tracked mask at working size, (H, W) float32 in [0, 1]."""
+        image, _ = self.photo(index)
+        object_mask = self.masks[index].astype(np.float32)
+        if object_mask.shape == image.shape[:2]:
+            return object_mask
+        return cv2.resize(object_mask, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_AREA)
+
+    def references(self, index: int) -> list[int]:
+        tracked = [other for other, mask in enumerate(self.masks) if mask is not None and mask.any()]
+        tracked.sort(key=lambda other: (abs(other - index), other))
+        chosen = tracked[: self.options.references]
+        nearest_source = sorted(self.sources, key=lambda other: (abs(other - index), other))[:1]
+        return chosen + [other for other in nearest_source if other not in chosen]
+
+    def align(self, reference: int, index: int) -> NDArray[np.float64]:
+        """(2, 3) affine motion of the object from the reference's working pixels to the photo's."""
+        if (reference, index) not in self.affines:
+            first, second = self.photo(reference)[0], self.photo(index)[0]
+            scale = self.options.flow_size / max(*first.shape[:2], *second.shape[:2])
+            small = [_gray(_scaled(image, scale)) for image in (first, second)]
+            shape = np.maximum(small[0].shape, small[1].shape)  # photos of different sizes share a canvas
+            small = [
+                cv2.copyMakeBorder(image, 0, shape[0] - image.shape[0], 0, shape[1] - image.shape[1], cv2.BORDER_REPLICATE)
+                for image in small
+            ]
+            flow, agrees = DenseFlow(finest_scale=1)(*small)
+            known = np.zeros(flow.shape[:2], np.float32)
+            warped = _scaled(self.mask(reference), scale)
+            known[: warped.shape[0], : warped.shape[1]] = warped
+            known_mask = known > 0.5 if (known > 0.5).any() else known > 0
+            affine = fit_affine(flow, agrees, known_mask)
+            affine[:, 2] = (affine[:, 2] + (affine[:, :2] - np.eye(2)) @ [0.5, 0.5]) / scale
+            affine[:, 2] -= (affine[:, :2] - np.eye(2)) @ [0.5, 0.5]  # both scales share the outer corner, not the pixel
+            self.affines[reference, index] = affine
+        return self.affines[reference, index]
+
+    def track_photo(self, index: int) -> None:
+        references = self.references(index)
+        if not references:
+            return
+        nearest = references[0]
+        base = self.align(nearest, index)
+        affines = [base]
+        for other in references[1:]:
+            known = self.affines.get((other, nearest))  # a short step composed with a known one beats one long step
+            affines.append(self.align(other, index) if known is None else _compose(base, known))
+        window = self._window(index, nearest, base)
+        if window is None:
+            return
+        prior = _Prior(self, index, window)
+        for other, affine in zip(references, affines):
+            prior.add(other, affine)
+        if prior.support < self.options.least_support:
+            return
+        for other, affine in zip(references, affines):
+            self.affines.setdefault((other, index), affine)
+        self.masks[index] = prior.fitted_mask()
+
+    def _window(self, index: int, nearest: int, affine: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """(2, 3) from the photo's working pixels to a window around where the object should be, or None: out of sight."""
+        image, _ = self.photo(index)
+        height, width = image.shape[:2]
+        rows, columns = np.nonzero(self.mask(nearest) > 0)
+        moved = affine[:, :2] @ np.stack([columns, rows]) + affine[:, 2:]
+        low, high = moved.min(axis=1), moved.max(axis=1)
+        margin = 0.35 * float((high - low).max()) + 8
+        low = np.maximum(low - margin, 0)
+        high = np.minimum(high + margin, [width - 1, height - 1])
+        if (high - low < 4).any():
+            return None
+        scale = self.options.window_size / float((high - low).max() + 1)
+        return np.array([[scale, 0, -low[0] * scale], [0, scale, -low[1] * scale], [*(high - low + 1) * scale, 1]])
+
+
+class _Prior:
+    """What the references say about one photo, in a window of it."""
+
+    def __init__(self, run: _Run, index: int, window: NDArray[np.float64]) -> None:
+        self.run, self.options, self.index = run, run.options, index
+        self.affine = window[:2]
+        self.size = tuple(int(round(side)) for side in np.maximum(window[2, :2], 16))
+        self.image = _warp(run.photo(index)[0], self.affine, self.size)
+        self.gray = _gray(self.image)
+        self.support = 0.0
+        self.evidence: list[tuple[Image, Floats, Floats]] = []
+        """Per reference: its photo and its mask, moved to this one, and a weight."""
+
+    def add(self, reference: int, affine: NDArray[np.float64]) -> None:
+        """Moves a reference's photo and mask into the window."""
+        to_window = _compose(self.affine, affine)
+        image = _warp(self.run.photo(reference)[0], to_window, self.size)
+        known_mask = _warp(self.run.mask(reference), to_window, self.size, cv2.BORDER_CONSTANT)
+        inside = _warp(np.ones(self.run.photo(reference)[0].shape[:2], np.float32), to_window, self.size, cv2.BORDER_CONSTANT)
+        flow, agrees = DenseFlow(finest_scale=0)(self.gray, _gray(image))
+        motion = fit_object_motion(flow, agrees, known_mask, smoothing=8.0)
+        self.support = max(self.support, motion.support)
+        where = pixel_grid(agrees.shape) + motion.flow
+        image = cv2.remap(image, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        known_mask = cv2.remap(known_mask, where, None, cv2.INTER_LINEAR)
+        inside = cv2.remap(inside, where, None, cv2.INTER_LINEAR)
+        difference = cv2.blur(np.abs(image.astype(np.float32) - self.image).mean(axis=-1), (5, 5))
+        weight = (0.1 + 0.9 * agrees) * np.exp(-difference / 15) + 0.01
+        self.evidence.append((image, known_mask, (weight * inside).astype(np.float32)))
+
+    def fitted_mask(self) -> BoolMask | None:
+        """(H, W) at the photo's full size, or None if the fit went astray."""
+        total = sum(weight for _, _, weight in self.evidence)
+        warped = sum(probability * weight for _, probability, weight in self.evidence) / (total + 1e-6)
+        unseen = total < 5e-3  # no reference shows this part: it lay outside their frames
+        probability = self._fit(warped.astype(np.float32), unseen)
+        before, after = float((warped > 0.5).sum()), float(((probability > 0.5) & ~unseen).sum())
+        limit = self.options.largest_change
+        if before == 0 or not 1 / limit <= after / before <= limit:
+            return None
+        return self._to_photo(probability)
+
+    def _fit(self, warped: Floats, unseen: BoolMask) -> Floats:
+        options = self.options
+        lab = to_lab(self.image)
+        palette = build_palette(lab, options.colours)
+        own = apply_palette(lab, palette)
+        distance = signed_distance(warped > 0.5)
+        # The object may be narrower than the band: what is deepest in it stays object all the same.
+        depth = min(float(options.band), 0.6 * max(1.0, float(distance.max())))
+        surely_object = (distance > depth) & ~unseen
+        surely_background = (distance < -options.band) & ~unseen
+        evidence = [(own, (warped > 0.5).astype(np.float32), (surely_object | surely_background).astype(np.float32))]
+        for image, probability, weight in self.evidence:
+            evidence.append((apply_palette(to_lab(image), palette), probability, (weight > 5e-3).astype(np.float32)))
+        colour, _ = local_colour_probability(own, evidence, options.colour_radius)
+        blurred = cv2.GaussianBlur(warped, (0, 0), 3.0)
+        prior = sigmoid(np.where(unseen, 0, log_odds(blurred)) + log_odds(colour)).astype(np.float32)
+        return random_walk(lab, prior, np.abs(2 * prior - 1), surely_object, surely_background, options.smoothness)
+
+    def _to_photo(self, probability: Floats) -> BoolMask:
+        _, (height, width) = self.run.photo(self.index)
+        work = self.run.photo(self.index)[0].shape[:2]
+        back = cv2.invertAffineTransform(self.affine)
+        full = np.array([[width / work[1], 0, 0.5 * width / work[1] - 0.5], [0, height / work[0], 0.5 * height / work[0] - 0.5]])
+        object_mask = _warp(probability, _compose(full, back), (width, height), cv2.BORDER_CONSTANT) > 0.5
+        return clean_components(object_mask)
+
+
+def _compose(second: NDArray[np.float64], first: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(2, 3): first, then second."""
+    return np.c_[second[:, :2] @ first[:, :2], second[:, :2] @ first[:, 2] + second[:, 2]]
+
+
+def _gray(image: Image) -> NDArray[np.uint8]:
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
+def _scaled(image: NDArray, scale: float) -> NDArray:
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+
+
+def _warp(
+    image: NDArray, affine: NDArray[np.float64], size: tuple[int, int], border: int = cv2.BORDER_REPLICATE
+) -> NDArray:
+    """Warps by an affine map from the image's pixels to the result's, without aliasing where it shrinks."""
+    scale = abs(float(np.linalg.det(affine[:, :2]))) ** 0.5
+    if scale < 0.6:
+        image = cv2.GaussianBlur(image, (0, 0), 0.4 / scale)
+    method = cv2.INTER_CUBIC if image.dtype == np.uint8 else cv2.INTER_LINEAR
+    return cv2.warpAffine(image, affine, size, flags=method, borderMode=border)

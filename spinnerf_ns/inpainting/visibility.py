@@ -6,7 +6,8 @@ hole that is left, `unseen_mask`, is the only thing that needs invention. A mask
     and whose visible depth is the point's depth there, within the tolerance;
   * not more photos look through the point than show it (then it hangs in the air: nothing was ever seen there);
   * its neighbours are accepted at about the same depth.
-Its colour comes from the photos that see it from nearly the same direction and agree with each other.
+Where `z_background` is noisy or missing, the depth of the neighbours is continued, moved onto the surface that the other
+photos show there, and must pass the same test. A pixel's colour comes from the photos that see it from nearly the same direction and agree with each other.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ ALIKE = 24.0
 """Colours within this many 8-bit levels of each other agree."""
 GAIN_LIMIT = 1.25
 """Exposure gains beyond this (or below its inverse) are cut: then it is not exposure that differs."""
+GROWTH = 24
+"""Rounds, of two pixels each, in which accepted regions grow into pixels whose `z_background` is noisy or unknown."""
 SPECK_PER_1000 = 6.0
 """Accepted islands smaller than a square of this side (pixels of a 1000-pixel-wide photo) are noise."""
 
@@ -123,34 +126,80 @@ def _nearest_first(layer: ViewLayers, layers: Sequence[ViewLayers]) -> list[View
 
 
 def _fill(layer: ViewLayers, others: Sequence[ViewLayers], tolerance: float, match_exposure: bool) -> Filled:
-    image, unseen = layer.image.copy(), layer.hole.copy()
-    z = np.where(layer.hole, 0, layer.z_visible).astype(np.float32)
-    wanted = layer.hole & np.isfinite(layer.z_background) & (layer.z_background > 0)
-    rows, columns = np.nonzero(wanted)
-    if rows.size and others:
-        candidates = _gather(layer, rows, columns, others, tolerance, match_exposure)
-        strong, loose = np.zeros_like(wanted), np.zeros_like(wanted)
-        strong[rows, columns] = candidates.supports > candidates.conflicts
-        loose[rows, columns] = candidates.loose_supports > candidates.conflicts
-        accepted = _coherent(strong, loose, layer.z_background, tolerance)
-        taken = accepted[rows, columns]
-        image[rows[taken], columns[taken]] = candidates.colours(taken)
-        z[accepted] = layer.z_background[accepted]
-        unseen &= ~accepted
+    hole = layer.hole
+    image, z = layer.image.copy(), np.where(hole, 0, layer.z_visible).astype(np.float32)
+    accepted = np.zeros_like(hole)
+    if not hole.any() or not others:
+        return Filled(image, hole.copy(), z)
+    rim = _rim(layer) if match_exposure else None
+
+    def accept(pixels: BoolMask, z_pixels: Floats, candidates: _Candidates) -> None:
+        rows, columns = np.nonzero(pixels)
+        taken = pixels[candidates.rows, candidates.columns]
+        image[rows, columns] = candidates.colours(taken)
+        z[rows, columns] = z_pixels[rows, columns]
+        accepted[rows, columns] = True
+
+    unknown = ~(np.isfinite(layer.z_background) & (layer.z_background > 0))
+    wanted = hole & ~unknown
+    if wanted.any():
+        candidates = _gather(layer, wanted, layer.z_background, others, tolerance, rim)
+        strong = candidates.spread(candidates.supports > candidates.conflicts, hole.shape)
+        loose = candidates.spread(candidates.loose_supports > candidates.conflicts, hole.shape)
+        accept(_coherent(strong, loose, layer.z_background, tolerance), layer.z_background, candidates)
+    news = ~hole | accepted
+    for _ in range(GROWTH):
+        wanted = hole & ~accepted & (cv2.dilate(news.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0)
+        proposal = _continued(z)
+        # A thing that no photo shows may stand before a wall that others do: a known depth is not overruled, only mended.
+        wanted &= (proposal > 0) & (unknown | (np.abs(proposal - layer.z_background) <= EDGE * tolerance * proposal))
+        if not wanted.any():
+            break
+        first = _gather(layer, wanted, proposal, others, LOOSE * tolerance, None)
+        proposal[wanted] *= first.correction
+        candidates = _gather(layer, wanted, proposal, others, tolerance, rim)
+        news = candidates.spread(candidates.supports > candidates.conflicts, hole.shape)
+        news &= _agreeing_neighbours((z > 0) | news, np.where(news, proposal, z), EDGE * tolerance) >= 3
+        accept(news, proposal, candidates)
+    unseen = hole & ~_without_specks(accepted)
+    image[unseen], z[unseen] = layer.image[unseen], 0
     return Filled(image, unseen, z)
+
+
+def _continued(z: Floats) -> Floats:
+    """(H, W): mean disparity of the known pixels in each 5 x 5 neighbourhood, as a depth; 0 where there are none."""
+    known = (z > 0).astype(np.float32)
+    disparity = np.where(z > 0, 1 / np.where(z > 0, z, 1), 0).astype(np.float32)
+    count = cv2.boxFilter(known, -1, (5, 5), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    total = cv2.boxFilter(disparity, -1, (5, 5), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    return np.where(count > 0.5, count / np.maximum(total, 1e-12), 0).astype(np.float32)
 
 
 # ------------------------------------------------------------------------------------------------------------- candidates
 class _Candidates:
     """Up to `ENOUGH` colours for each of N pixels, best view first, and how many photos speak for and against each."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, pixels: BoolMask) -> None:
+        self.rows, self.columns = np.nonzero(pixels)
+        count = self.rows.size
         self.rgb = np.zeros((count, ENOUGH, 3), np.float32)
         self.weight = np.zeros((count, ENOUGH), np.float32)
         self.used = np.zeros(count, np.int64)
         self.supports = np.zeros(count, np.int64)
         self.loose_supports = np.zeros(count, np.int64)
         self.conflicts = np.zeros(count, np.int64)
+        self.ratios = np.zeros(count, np.float64)
+
+    @property
+    def correction(self) -> npt.NDArray[np.float64]:
+        """(N,) factor that moves each depth onto the surface that the photos show near it."""
+        return self.supports / np.maximum(np.where(self.supports > 0, self.ratios, 1), 1e-12) + (self.supports == 0)
+
+    def spread(self, values: BoolMask, shape: tuple[int, int]) -> BoolMask:
+        """(N,) values of the pixels as an (H, W) mask."""
+        mask = np.zeros(shape, bool)
+        mask[self.rows, self.columns] = values
+        return mask
 
     def add(self, which: npt.NDArray[np.int64], rgb: Floats, weight: Floats) -> None:
         slot = self.used[which]
@@ -169,25 +218,22 @@ class _Candidates:
 
 
 def _gather(
-    layer: ViewLayers,
-    rows: npt.NDArray[np.int64],
-    columns: npt.NDArray[np.int64],
-    others: Sequence[ViewLayers],
-    tolerance: float,
-    match_exposure: bool,
+    layer: ViewLayers, pixels: BoolMask, z: Floats, others: Sequence[ViewLayers], tolerance: float, rim: _Rim | None
 ) -> _Candidates:
-    points = _points(layer, rows, columns, layer.z_background)
-    rim = _rim(layer) if match_exposure else None
-    candidates = _Candidates(rows.size)
+    """Asks the others about the pixels' background points at depth `z`, nearest first; `rim` None: no exposure gain."""
+    candidates = _Candidates(pixels)
+    points = _points(layer, candidates.rows, candidates.columns, z)
     for other in others:
         active = np.flatnonzero(candidates.used < ENOUGH)
         if not active.size:
             break
         seen = _look(other, points[active], tolerance)
-        candidates.supports[active] += seen.deviation <= tolerance
-        candidates.loose_supports[active] += seen.usable & (seen.deviation <= LOOSE * tolerance)
+        shown = seen.deviation <= tolerance
+        candidates.supports[active] += shown
+        candidates.ratios[active] += np.where(shown, seen.ratio, 0)
+        candidates.loose_supports[active] += seen.deviation <= LOOSE * tolerance
         candidates.conflicts[active] += seen.through
-        good = seen.usable & (seen.deviation <= LOOSE * tolerance)
+        good = seen.deviation <= LOOSE * tolerance
         if not good.any():
             continue
         which = active[good]
@@ -205,10 +251,10 @@ class _Seen:
 
     xy: npt.NDArray[np.float64]
     """(N, 2) pixel coordinates."""
-    usable: BoolMask
-    """(N,) inside the photo, in front of it, and nothing of its hole is near."""
-    deviation: Floats
-    """(N,) relative difference of depths; infinite where not usable."""
+    ratio: npt.NDArray[np.float64]
+    """(N,) the point's depth over the depth shown there; infinite outside the photo, behind it, and next to its hole."""
+    deviation: npt.NDArray[np.float64]
+    """(N,) |ratio - 1|."""
     through: BoolMask
     """(N,) the photo looks through the point: it shows something well behind it."""
     edge: BoolMask
@@ -232,10 +278,10 @@ def _look(other: ViewLayers, points: npt.NDArray[np.float64], tolerance: float) 
     # Disparity of a plane is affine in pixels, so its bilinear value is right on slanted surfaces, the nearest one on edges.
     smooth = (np.where(known, ratios, 0) * shares).sum(axis=0)
     nearest = np.take_along_axis(ratios, shares.argmax(axis=0)[None], axis=0)[0]
-    deviation = np.minimum(np.abs(smooth - 1), np.abs(nearest - 1))
+    ratio = np.where(np.abs(smooth - 1) < np.abs(nearest - 1), smooth, nearest)
     through = usable & (np.where(usable, ratios.max(axis=0), 1) < 1 - LOOSE * tolerance)
     edge = np.abs(ratios - 1).max(axis=0) > EDGE * tolerance
-    return _Seen(xy, usable, np.where(usable, deviation, np.inf), through, edge)
+    return _Seen(xy, np.where(usable, ratio, np.inf), np.where(usable, np.abs(ratio - 1), np.inf), through, edge)
 
 
 def _weight(
@@ -272,7 +318,10 @@ def _bilinear(image: Image, xy: npt.NDArray[np.float64]) -> Floats:
 
 
 # --------------------------------------------------------------------------------------------------------------- exposure
-def _rim(layer: ViewLayers) -> tuple[npt.NDArray[np.float64], Floats] | None:
+_Rim = tuple[npt.NDArray[np.float64], Floats]
+
+
+def _rim(layer: ViewLayers) -> _Rim | None:
     """Up to 1500 points of what the photo shows around its hole, and their colours."""
     reach = 2 * scale_pixels(25, layer.view.width) + 1
     around = cv2.dilate(layer.hole.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
@@ -284,7 +333,7 @@ def _rim(layer: ViewLayers) -> tuple[npt.NDArray[np.float64], Floats] | None:
     return _points(layer, rows, columns, layer.z_visible), layer.image[rows, columns].astype(np.float32)
 
 
-def _gain(rim: tuple[npt.NDArray[np.float64], Floats], other: ViewLayers, tolerance: float) -> Floats:
+def _gain(rim: _Rim, other: ViewLayers, tolerance: float) -> Floats:
     """(3,) factor that makes the other photo as bright as this one, from the points that both show; 1 if too few."""
     points, colours = rim
     seen = _look(other, points, tolerance)
@@ -306,7 +355,11 @@ def _coherent(strong: BoolMask, loose: BoolMask, z: Floats, tolerance: float) ->
     agreeing = _agreeing_neighbours(strong, z, EDGE * tolerance)
     accepted = strong & (agreeing >= 3)
     accepted |= loose & (cv2.dilate(accepted.astype(np.uint8), neighbours) > 0)
-    least = scale_pixels(SPECK_PER_1000, z.shape[1]) ** 2
+    return _without_specks(accepted)
+
+
+def _without_specks(accepted: BoolMask) -> BoolMask:
+    least = scale_pixels(SPECK_PER_1000, accepted.shape[1]) ** 2
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(accepted.astype(np.uint8), connectivity=8)
     return accepted & (statistics[:, cv2.CC_STAT_AREA] >= least)[labels]
 

@@ -18,6 +18,9 @@
 #include <thread>
 #include <vector>
 #endif
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 namespace {
 
@@ -45,6 +48,20 @@ void parallel_for(int64_t tasks, int threads, const Body& body) {
   for (int i = 1; i < team; ++i) helpers.emplace_back(work);
   work();
   for (auto& helper : helpers) helper.join();
+#endif
+}
+
+// Memory that is about to be written for the first time: asks for huge pages. The gradient of a full table takes 16 000
+// faults in small pages, which costs more than the sums themselves. Only a hint: where it fails nothing changes.
+inline void prefer_huge_pages(void* start, int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t huge = uintptr_t{1} << 21;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(start) + huge - 1) / huge * huge;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(start) + static_cast<uintptr_t>(bytes)) / huge * huge;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)start;
+  (void)bytes;
 #endif
 }
 
@@ -186,10 +203,11 @@ struct Grid {
   int64_t level_floats() const { return table_size * features; }
 };
 
-constexpr int64_t CHUNK = 8192;  // points a forward task walks level by level: a level's table is reused while cached
+constexpr int64_t CHUNK = 16384;  // points a forward task walks level by level: a level's table is reused while cached
 
 template <int F>
 void forward(const Grid& grid, const float* x, int64_t n, const float* table, float* out, int threads) {
+  prefer_huge_pages(out, sizeof(float) * n * grid.width());
   const int64_t chunk = std::min<int64_t>(CHUNK, std::max<int64_t>(BLOCK, n / (4 * threads) / BLOCK * BLOCK));
   parallel_for((n + chunk - 1) / chunk, threads, [&](int64_t task) {
     const int64_t begin = task * chunk, end = std::min(n, begin + chunk);
@@ -215,6 +233,8 @@ bool backward_table(const Grid& grid, const float* x, int64_t n, const float* gr
   // One level's gradients lie far apart in grad_out; gathered once, each level reads its own contiguously.
   float* by_level = static_cast<float*>(std::malloc(sizeof(float) * static_cast<size_t>(n) * grid.width()));
   if (!by_level) return false;
+  prefer_huge_pages(by_level, sizeof(float) * n * grid.width());
+  prefer_huge_pages(grad_table, sizeof(float) * grid.levels * grid.level_floats());
   parallel_for((n + CHUNK - 1) / CHUNK, threads, [&](int64_t task) {
     const int64_t begin = task * CHUNK, end = std::min(n, begin + CHUNK);
     for (int64_t sub = begin; sub < end; sub += BLOCK) {

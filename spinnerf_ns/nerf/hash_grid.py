@@ -87,10 +87,13 @@ class FastHashEncoding(HashEncoding):
         if backend == "torch":
             return super().pytorch_fwd(in_tensor)
         assert in_tensor.shape[-1] == 3
-        if backend == "compiled":
-            return _compiled()(in_tensor, self.hash_table, self.scalings.to(in_tensor.device), self.hash_table_size)
         points = in_tensor.reshape(-1, 3).float().contiguous()
-        features = _NativeHashGrid.apply(points, self.hash_table, self.scalings, self.hash_table_size)
+        if backend == "compiled":
+            # The view is no parameter: torch.compile would make a program for every parameter's shape, that is, per grid.
+            table = self.hash_table.view_as(self.hash_table)
+            features = _compiled()(points, table, self.scalings.to(points.device), self.hash_table_size)
+        else:
+            features = _NativeHashGrid.apply(points, self.hash_table, self.scalings, self.hash_table_size)
         return features.view(*in_tensor.shape[:-1], -1)
 
 
@@ -153,7 +156,7 @@ class _NativeHashGrid(torch.autograd.Function):
 
 def _native_forward(points: Tensor, table: Tensor, scalings: Tensor, table_size: int) -> Tensor:
     points, table, levels = points.detach(), table.detach().contiguous(), np.asarray(scalings, np.float32)
-    out = torch.empty(len(points), len(levels) * table.shape[1])
+    out = table.new_empty(len(points), len(levels) * table.shape[1])
     _library().spinnerf_hash_grid_forward(*_grid_arguments(points, table, levels, table_size), out.data_ptr(), _threads())
     return out
 
@@ -211,9 +214,10 @@ def _compiled() -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
 
 
 def _tracing() -> bool:
-    """Whether torch.compile or torch.jit.trace is reading the model: it can follow the torch path alone."""
+    """Whether torch.compile, torch.jit.trace or torch.func reads the model: they can follow the torch path alone."""
     compiling = getattr(torch.compiler, "is_compiling", None)
-    return torch.jit.is_tracing() or (compiling is not None and compiling())
+    transforming = getattr(torch._C, "_are_functorch_transforms_active", None)  # private, so it may be absent
+    return torch.jit.is_tracing() or bool(compiling and compiling()) or bool(transforming and transforming())
 
 
 def _requested() -> str:
@@ -243,17 +247,17 @@ def _backend(device: str, requested: str) -> Backend:
 
 def _failure(backend: Backend, device: str) -> str | None:
     """Why an implementation can't be used: it can't be had, or it does not give torch's values and gradients here."""
-    scalings, table_size = torch.tensor([3.0, 7.0]), 16
-    values = torch.arange(90.0).reshape(30, 3).sin()
-    points = values.to(device).requires_grad_()
-    table = torch.arange(64.0).cos().reshape(32, 2).to(device).requires_grad_()
     try:
-        with torch.enable_grad():
+        # The first use may be a render without gradients.
+        with torch.inference_mode(False), torch.enable_grad():
+            scalings, table_size = torch.tensor([3.0, 7.0]), 16
+            points = torch.arange(90.0).reshape(30, 3).sin().to(device).requires_grad_()
+            table = torch.arange(64.0).cos().reshape(32, 2).to(device).requires_grad_()
             if backend == "native":
                 _library()
                 features = _NativeHashGrid.apply(points, table, scalings, table_size)
             else:
-                features = _compiled()(points, table, scalings.to(device), table_size)
+                features = _compiled()(points, table.view_as(table), scalings.to(device), table_size)
             found = [features, *torch.autograd.grad(features.square().sum(), (points, table))]
             features = torch_hash_grid(points, table, scalings, table_size)
             truth = [features, *torch.autograd.grad(features.square().sum(), (points, table))]

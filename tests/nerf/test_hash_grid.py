@@ -167,6 +167,23 @@ def test_shapes_layouts_and_types(native):
         assert torch.equal(ours, theirs)
 
 
+@needs_compiler
+def test_first_use_may_be_an_inference(native):
+    hash_grid._backend.cache_clear()
+    stock, fast = make_pair(4, 2, 10)
+    points = hard_points(5)
+    with torch.inference_mode():
+        assert torch.equal(fast(points), stock(points))
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_function_transforms_follow_the_torch_path(native):
+    stock, fast = make_pair(4, 2, 10)
+    points = torch.rand(3, 5, 3)
+    assert torch.equal(torch.func.vmap(fast)(points), stock(points))
+
+
 def test_arithmetic_without_a_module_equals_torch_path():
     stock, _ = make_pair(4, 3, 9)
     points = hard_points(50)
@@ -266,28 +283,31 @@ def test_a_compiler_that_fails_leaves_nothing_behind(monkeypatch, no_kernel_yet,
     assert not list(no_kernel_yet.iterdir())
 
 
+# Loads kernels.py by its path: importing the package would import torch, seconds per process.
 PROCESS = """
-import torch
-from spinnerf_ns.nerf.hash_grid import FastHashEncoding, hash_grid_backend
-assert hash_grid_backend() == "native"
-print(FastHashEncoding(2, log2_hashmap_size=6, implementation="torch")(torch.rand(9, 3)).shape[0])
+import ctypes, importlib.util, pathlib, sys
+spec = importlib.util.spec_from_file_location("kernels", sys.argv[1])
+kernels = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(kernels)
+print(kernels.load_kernel(pathlib.Path(sys.argv[2])).answer())
 """
 
 
 @needs_compiler
 @pytest.mark.parametrize("cache", ["shared", "impossible"])
 def test_processes_that_build_at_once_all_get_a_kernel(tmp_path, cache):
-    folder = tmp_path / "cache"
-    if cache == "impossible":  # a file where the folder should be: nothing can be kept, for root neither
+    source, folder = tmp_path / "answer.cpp", tmp_path / "cache"
+    source.write_text('extern "C" int answer() { return 42; }')
+    if cache == "impossible":  # a file where the folder should be: nothing can be kept, not even by root
         folder.write_text("in the way")
-    environment = {**os.environ, "SPINNERF_KERNEL_CACHE": str(folder), hash_grid.VARIABLE: "native", "OMP_NUM_THREADS": "1"}
-    count = 2 if cache == "shared" else 1
-    running = [
-        subprocess.Popen([sys.executable, "-c", PROCESS], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(count)
-    ]
-    assert [process.communicate(timeout=200)[0].strip().splitlines()[-1] for process in running] == ["9"] * count
+    command = [sys.executable, "-c", PROCESS, kernels.__file__, str(source)]
+    environment = {**os.environ, "SPINNERF_KERNEL_CACHE": str(folder)}
+    running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate(timeout=100)[0].strip() for process in running] == ["42"] * 3
     if cache == "shared":
-        assert len(list(folder.iterdir())) == 1  # one library, no partial file
+        (library,) = folder.iterdir()  # one library, no partial file
+        library.write_bytes(b"damaged")
+        assert subprocess.check_output(command, env=environment, text=True).strip() == "42"
 
 
 @needs_compiler

@@ -241,6 +241,8 @@ class Stage:
             _remove(output.with_name(f".replaced-{self.name}-{output.name}"))
         manifest["stages"][self.name] = entry
         self.workspace.write_manifest(manifest)
+        for leftover in self.workspace.root.glob(".tmp-*"):  # of a run that was killed while it wrote the manifest
+            leftover.unlink(missing_ok=True)
         self._remove_state()
 
 

@@ -124,7 +124,7 @@ def _frame(path: Path, cameras: Cameras, index: int, model: str | None, to_sourc
             )
         distortion[: min(6, len(given))] = given[:6]
     training_c2w = cameras.camera_to_worlds[index].float().clone()
-    metadata = {key: value[index].reshape(-1)[0].item() for key, value in (cameras.metadata or {}).items() if torch.is_tensor(value)}
+    metadata = {key: value for key, value in (cameras.metadata or {}).items() if not torch.is_tensor(value)}
     return Frame(
         path=path,
         intrinsics=tuple(float(getattr(cameras, name)[index]) for name in ("fx", "fy", "cx", "cy")),

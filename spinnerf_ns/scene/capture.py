@@ -91,6 +91,7 @@ class _TrainingCamera:
     """(3, 4) float32, training frame."""
     camera_type: int
     metadata: dict[str, Any]
+    """What the parser says of all its cameras (fisheye_crop_radius)."""
 
 
 class Capture:
@@ -165,25 +166,21 @@ class Capture:
         from nerfstudio.cameras.cameras import Cameras
 
         training = [self._training[view.photo] for view in views]
-        metadata = {
-            key: torch.tensor([[camera.metadata[key]] for camera in training])
-            for key in (training[0].metadata if training else {})
-        }
 
         def column(name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-            return torch.tensor([[getattr(view, name)] for view in views], dtype=dtype)
+            return torch.tensor([getattr(view, name) for view in views], dtype=dtype)[:, None]
 
         return Cameras(
-            camera_to_worlds=torch.stack([camera.c2w for camera in training]),
+            camera_to_worlds=torch.cat([torch.zeros(0, 3, 4), *(camera.c2w[None] for camera in training)]),
             fx=column("fx"),
             fy=column("fy"),
             cx=column("cx"),
             cy=column("cy"),
             width=column("width", torch.int64),
             height=column("height", torch.int64),
-            distortion_params=torch.tensor(np.stack([view.distortion for view in views]), dtype=torch.float32),
-            camera_type=torch.tensor([[camera.camera_type] for camera in training]),
-            metadata=metadata,
+            distortion_params=torch.tensor(np.array([view.distortion for view in views]).reshape(-1, 6), dtype=torch.float32),
+            camera_type=torch.tensor([camera.camera_type for camera in training], dtype=torch.int64)[:, None],
+            metadata=dict(training[0].metadata) if training else {},
         )
 
 

@@ -168,8 +168,18 @@ class SpinnerfInpaintPipeline(SpinnerfPipeline):
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         """The model's and data manager's, and the run's record."""
         callbacks = super().get_training_callbacks(attributes)
+        # Callbacks are asked for after a checkpoint was loaded: a resumed run is not started anew.
+        if self.config.model.init_from is not None and attributes.trainer._start_step == 0:
+            self._start_from(Path(self.config.model.init_from))
         callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], lambda step: self._record(attributes)))
         return callbacks
+
+    def _start_from(self, config_path: Path) -> None:
+        from spinnerf_ns.nerf.warm_start import check_same_frame, load_segmentation_model, start_from
+
+        outputs = self.datamanager.train_dataparser_outputs
+        check_same_frame(config_path, outputs.dataparser_transform, outputs.dataparser_scale)
+        start_from(self.model, load_segmentation_model(config_path, self.model), self.datamanager)
 
     def _record(self, attributes: TrainingCallbackAttributes) -> None:
         manager = self.datamanager

@@ -120,7 +120,7 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
     with workspace.stage("export", parameters, inputs, [workspace.removed], overwrite=config.overwrite) as stage:
         if stage.fresh:
             return workspace.removed
-        layers = [_load_layers(workspace, view, config) for view in views]
+        layers = [load_layers(workspace, view, config) for view in views]
         if not any(layer.hole.any() for layer in layers):
             raise SpinnerfError(
                 f"{workspace.masks_3d}: every mask is empty, so there is nothing to remove; point at the object again: "
@@ -135,11 +135,6 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
                 image, unseen, z = filled[index]
                 writer.write(_removed_view(layer, image, unseen, z, inpainter))
                 stage.record(layer.view.photo, hole=int(layer.hole.sum()), unseen=int(unseen.sum()))
-        for photo in workspace.object_free:
-            view = capture.view(photo)
-            image = view.read_image()
-            nothing = np.zeros(image.shape[:2], dtype=bool)
-            writer.write(RemovedView(view.photo, image, nothing, nothing, np.zeros(image.shape[:2], np.float32)))
         writer.finish()
     return workspace.removed
 
@@ -178,7 +173,8 @@ def _removed_view(layer: ViewLayers, image: np.ndarray, unseen: np.ndarray, z: n
     return RemovedView(photo, image, layer.hole, unseen, disparity_to_z(disparity).astype(np.float32))
 
 
-def _load_layers(workspace: Workspace, view: View, config: ExportConfig) -> ViewLayers:
+def load_layers(workspace: Workspace, view: View, config: ExportConfig) -> ViewLayers:
+    """A view's photo, hole and rendered depths."""
     image = view.read_image()
     hole = dilate_mask(load_object_mask(_mask_path(workspace, view), image.shape[:2]), config.dilation)
     with np.load(layers_path(workspace, view.photo)) as depths:

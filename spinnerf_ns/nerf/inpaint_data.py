@@ -118,9 +118,10 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         self._trains_geometry[: self.layout.uniform] = True
 
     def _read_regions(self) -> None:
-        """Sets `hole_pixels`, `depth_pixels` (flat indices), `disparity` (of `depth_pixels`) and the pool's usable pixels."""
+        """Sets flat index lists (`region_pixels`, `hole_pixels`, `depth_pixels`), `disparity` (of `depth_pixels`) and the pool's
+        usable pixels."""
         pool, scale = self.train_pool, self.train_dataparser_outputs.dataparser_scale
-        hole_pixels, depth_pixels, disparities = [], [], []
+        hole_pixels, depth_pixels, region_pixels, disparities = [], [], [], []
         hole_masks = []
         for index, path in enumerate(self.train_dataset.image_filenames):
             photo = self.view_of(path).photo
@@ -139,13 +140,15 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
             start = int(pool.starts[index])
             hole_masks.append(torch.from_numpy(hole.reshape(-1)))
             hole_pixels.append(np.flatnonzero(hole) + start)
+            region_pixels.append(np.flatnonzero(object_mask) + start)
             with_depth = np.flatnonzero(object_mask & (z > 0))
             depth_pixels.append(with_depth + start)
             disparities.append(1.0 / z.reshape(-1)[with_depth])
         self.hole_pixels = torch.from_numpy(np.concatenate(hole_pixels))
         self.depth_pixels = torch.from_numpy(np.concatenate(depth_pixels))
+        self.region_pixels = torch.from_numpy(np.concatenate(region_pixels))
         self.disparity = torch.from_numpy(np.concatenate(disparities).astype(np.float32))
-        if len(self.depth_pixels) + len(self.hole_pixels) == 0:
+        if len(self.region_pixels) == 0:
             raise SpinnerfError(
                 f"{self.removed_folder}: the removed region is empty in every training photo; look at the masks in "
                 f"{self.workspace.masks_3d} and export again: ns-spinnerf export --load-config CONFIG --overwrite"
@@ -198,6 +201,13 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         bundle.metadata[TRAINS_GEOMETRY] = self._trains_geometry[: layout.num_rays].to(self.device)
         batch.update(disparity=disparity[:, None], disparity_scale=self.disparity_scale, layout=layout)
         return bundle, batch
+
+    def carving_rays(self) -> RayBundle:
+        """Rays for unlearning the object: half through the removed region, half anywhere."""
+        half = self.config.train_num_rays_per_batch // 2
+        pool = self.train_pool
+        flat = torch.cat([sample_list(self.region_pixels, half), torch.randint(pool.num_pixels, (half,))])
+        return self.rays(pool, flat)[0]
 
     def get_train_rays_per_batch(self) -> int:
         """Rays of a training step, of all families."""

@@ -106,16 +106,17 @@ class SpinnerfSegModel(SpinnerfModel):
         """Density, without the object within `object_carved_out`."""
         if not self._carving or self.objectness_field is None:
             return density
-        return density * self._kept(self.objectness_field(positions, geometry))
+        return density * self.kept(self.objectness_field(positions, geometry))
 
     @staticmethod
-    def _kept(logits: Tensor) -> Tensor:
+    def kept(logits: Tensor) -> Tensor:
+        """1 where a point is kept, 0 where it is the object's; same shape as the logits."""
         # A hard cut: density is exponential, and even one per cent of the object's is opaque.
         return (torch.sigmoid(logits) < OBJECTNESS_THRESHOLD).to(logits.dtype)
 
     def _carved(self, density_fn: Any) -> Any:
         def carved(positions: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            return density_fn(positions, *args, **kwargs) * self._kept(self.objectness_logits(positions))
+            return density_fn(positions, *args, **kwargs) * self.kept(self.objectness_logits(positions))
 
         return carved
 

@@ -16,13 +16,11 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from PIL import Image, UnidentifiedImageError
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.scene.source import check_photos_exist
+from spinnerf_ns.scene.source import SPLITS, check_photos_exist
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
     from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOutputs
-
-SPLITS = ("train", "val", "test")
 
 COLMAP_Z_UP = ((1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, -1.0, 0.0, 0.0))
 """What nerfstudio's COLMAP parser applies to COLMAP's world (`assume_colmap_world_coordinate_convention`)."""

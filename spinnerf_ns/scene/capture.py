@@ -26,15 +26,13 @@ from spinnerf_ns.conventions import Image, read_image
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.scene.camera_path import order_along_path
 from spinnerf_ns.scene.cameras import project, unproject
-from spinnerf_ns.scene.source import PHOTO_SUFFIXES, check_photos_exist, find_dataparser, read_transforms
+from spinnerf_ns.scene.source import PHOTO_SUFFIXES, SPLITS, check_photos_exist, find_dataparser, read_transforms
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
     from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 
 __all__ = ["Capture", "View", "capture_from_dataparser", "load_capture", "order_along_path", "project", "unproject"]
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, eq=False)

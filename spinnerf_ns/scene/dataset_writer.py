@@ -28,7 +28,7 @@ import numpy.typing as npt
 from spinnerf_ns.conventions import OBJECT, BoolMask, Image, atomic_path, save_depth, save_object_mask, write_png
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.scene.capture import Capture, View
-from spinnerf_ns.scene.source import read_transforms
+from spinnerf_ns.scene.source import SPLITS, read_transforms
 
 TRANSFORMS = "transforms.json"
 TRANSFORMS_MASKED = "transforms_masked.json"
@@ -165,7 +165,7 @@ class RemovedWriter:
 
     def _splits(self) -> Iterable[tuple[str, list[str]]]:
         """The source's splits, without object-free photos in train. A source that lists only val or test has both be that."""
-        splits = {name: [view.photo for view in self.capture.split(name)] for name in ("train", "val", "test")}
+        splits = {name: [view.photo for view in self.capture.split(name)] for name in SPLITS}
         splits["train"] = [photo for photo in splits["train"] if photo not in self.object_free]
         if not splits["train"]:
             raise SpinnerfError(

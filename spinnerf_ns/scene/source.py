@@ -13,6 +13,9 @@ from spinnerf_ns.errors import SpinnerfError
 if TYPE_CHECKING:
     from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 
+SPLITS = ("train", "val", "test")
+"""nerfstudio's names of a capture's parts."""
+
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 COLMAP_FOLDERS = ("colmap/sparse/0", "sparse/0", "sparse")

@@ -38,8 +38,8 @@ def project(view: View, points_world: npt.ArrayLike) -> tuple[Points, Points]:
         points_world: (N, 3) in the frame of `view.c2w`.
 
     Returns:
-        xy (N, 2): pixels, (0, 0) is the outer corner of the top-left pixel; not clipped to the photo. NaN for points that the
-        camera model cannot see: behind a perspective camera, or so far off axis that the distortion folds over.
+        xy (N, 2): pixels, (0, 0) is the outer corner of the top-left pixel; not clipped to the photo. NaN for points that
+        the camera model cannot see: behind a perspective camera, or so far off axis that the distortion folds over.
         z (N,): depth in world units; negative behind a perspective camera.
 
     Raises:

@@ -40,7 +40,7 @@ class View:
     """A photo with its camera. Pixels: (0, 0) is the outer corner of the top-left pixel, whose centre is (0.5, 0.5)."""
 
     photo: str
-    """The photo's key: its path below the folder common to all photos, without suffix (with it, if two would be the same)."""
+    """The photo's key: its path below the folder common to all photos, without suffix (with it if two would be the same)."""
     path: Path
     """The photo's file, at the resolution used."""
     width: int
@@ -142,7 +142,7 @@ class Capture:
             return self._by_photo[name]
         stem = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in PHOTO_SUFFIXES else name
         for given in dict.fromkeys((name, stem)):
-            found = [v for p, v in self._by_photo.items() if p == given or given.endswith(f"/{p}") or p.endswith(f"/{given}")]
+            found = [v for v in self.views if f"/{given}".endswith(f"/{v.photo}") or v.photo.endswith(f"/{given}")]
             if len(found) == 1:
                 return found[0]
             if found:
@@ -176,7 +176,7 @@ class Capture:
             cy=column("cy"),
             width=column("width", torch.int64),
             height=column("height", torch.int64),
-            distortion_params=torch.tensor(np.array([view.distortion for view in views]).reshape(-1, 6), dtype=torch.float32),
+            distortion_params=torch.tensor(np.array([view.distortion for view in views]).reshape(-1, 6)).float(),
             camera_type=torch.tensor([camera.camera_type for camera in training], dtype=torch.int64)[:, None],
             metadata=dict(training[0].metadata) if training else {},
         )
@@ -187,8 +187,8 @@ def load_capture(data: Path | str, dataparser: DataParserConfig | None = None) -
 
     Args:
         data: its folder, or a .json file in transforms.json's format.
-        dataparser: how to read it; by default nerfstudio's, COLMAP's or Blender's parser with its default options, by what is
-            on disk. Its own `data` is ignored, and it is left as it is.
+        dataparser: how to read it; by default nerfstudio's, COLMAP's or Blender's parser with its default options, by what
+            is on disk. Its own `data` is ignored, and it is left as it is.
 
     Raises:
         SpinnerfError: no poses, photos missing on disk, or a damaged file; the message says what mends it.

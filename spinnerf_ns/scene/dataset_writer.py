@@ -10,8 +10,8 @@ Both files hold every photo with its source pose, object-free ones included, so 
 scales them as it does the source; which photos are trained on is said by the file names per split.
 
 Depth is stored as `conventions.save_depth` does, in the units that nerfstudio takes depth files to have: those before the
-capture's `applied_scale`, which is rarely given. A stored depth times 1e-3 and the parser's `dataparser_scale` is depth in the
-training frame.
+capture's `applied_scale`, which is rarely given. A stored depth times 1e-3 and the parser's `dataparser_scale` is depth in
+the training frame.
 """
 
 from __future__ import annotations
@@ -152,10 +152,10 @@ class RemovedWriter:
             meta["ply_file_path"] = _relative(os.path.realpath(self.capture.source_meta["ply_file_path"]), self.folder)
         cameras = [_camera(view) for view in views]
         shared = cameras[0] if all(camera == cameras[0] for camera in cameras) else {}
-        frames = [
-            {**files[view.photo], **({} if shared else camera), "transform_matrix": [*view.c2w.tolist(), [0.0, 0.0, 0.0, 1.0]]}
-            for view, camera in zip(views, cameras)
-        ]
+        frames = []
+        for view, camera in zip(views, cameras):
+            pose = [*view.c2w.tolist(), [0.0, 0.0, 0.0, 1.0]]
+            frames.append({**files[view.photo], **({} if shared else camera), "transform_matrix": pose})
         # nerfstudio sorts photos by their path and sums over them in that order: keep the frames in it, too.
         frames.sort(key=lambda frame: Path(frame["file_path"]))
         splits = {f"{split}_filenames": [files[photo]["file_path"] for photo in photos] for split, photos in self._splits()}
@@ -164,7 +164,7 @@ class RemovedWriter:
             temporary.write_text(content + "\n", encoding="utf-8")
 
     def _splits(self) -> Iterable[tuple[str, list[str]]]:
-        """The source's splits, without object-free photos in train. A source that lists only val or test has both be that."""
+        """The source's splits, without object-free photos in train. If it lists only val or only test, both are that."""
         splits = {name: [view.photo for view in self.capture.split(name)] for name in SPLITS}
         splits["train"] = [photo for photo in splits["train"] if photo not in self.object_free]
         if not splits["train"]:

@@ -92,7 +92,7 @@ def read_transforms(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SpinnerfError(f"{path}: cannot be read ({error.strerror}); --data wants the folder of a posed capture") from error
+        raise SpinnerfError(f"{path}: cannot be read ({error.strerror}); --data wants a posed capture") from error
     except ValueError as error:
         raise SpinnerfError(f"{path}: is no valid JSON ({error}); write it again: ns-process-data") from error
     frames = meta.get("frames") if isinstance(meta, dict) else None
@@ -112,7 +112,7 @@ def read_transforms(path: Path) -> dict[str, Any]:
             matrix = np.zeros(0)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
             raise SpinnerfError(
-                f"{path}: {name} has no `transform_matrix` of 4x4 finite numbers; remove its frame, or pose it: ns-process-data"
+                f"{path}: {name} has no `transform_matrix` of 4x4 finite numbers; remove its frame or pose it: ns-process-data"
             )
     return meta
 
@@ -129,5 +129,6 @@ def check_photos_exist(paths: Iterable[Path], where: Path) -> None:
     if missing:
         names = ", ".join(str(path) for path in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise SpinnerfError(
-            f"{where}: {len(missing)} of its {len(paths)} photos are missing on disk: {names}; put them back, or remove their frames"
+            f"{where}: {len(missing)} of its {len(paths)} photos are missing on disk: {names}; "
+            "put them back, or remove their frames"
         )

@@ -5,7 +5,7 @@ While it runs, in the workspace:
     .stage-<name>/records.jsonl        a line per photo that is done, written after the photo's files
     .stage-<name>/commit.json          the manifest's entry: the work is complete and is being moved into place
     .partial-<name>-<output>           beside each output, what becomes it
-When it ends, commit.json is written, the outputs are moved into place, the manifest gets its entry, and `.stage-<name>` goes.
+When it ends, commit.json is written, the outputs are moved into place, the manifest gets its entry, `.stage-<name>` goes.
 A commit that was interrupted is finished by whoever opens the stage next.
 """
 

@@ -12,7 +12,7 @@ from PIL import Image
 SIZE = (40, 30)
 """(width, height)."""
 
-CAMERA = {"w": 40, "h": 30, "fl_x": 35.0, "fl_y": 34.0, "cx": 20.5, "cy": 14.5, "k1": 0.05, "k2": 0.0, "p1": 0.001, "p2": 0.0}
+CAMERA = {"w": 40, "h": 30, "fl_x": 35.0, "fl_y": 34.0, "cx": 20.5, "cy": 14.5, "k1": 0.05, "k2": 0, "p1": 0.001, "p2": 0}
 
 
 def look_at(position: Any, target: Any = (0, 0, 0), up: Any = (0, 0, 1)) -> np.ndarray:

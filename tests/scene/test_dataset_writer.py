@@ -58,7 +58,7 @@ def assert_parses_alike(capture: Capture, removed: Path, object_free=(), atol: f
         for split in ("train", "val", "test"):
             outputs = parse(removed / name, split)
             views = [view for view in capture.split(split) if split != "train" or view.photo not in object_free]
-            assert [path.stem for path in outputs.image_filenames] == [Path(view.photo).name for view in views], (name, split)
+            assert [path.stem for path in outputs.image_filenames] == [Path(view.photo).name for view in views]
             same_cameras(outputs.cameras, capture.cameras(views), atol=atol)
             assert all(path.is_file() for path in outputs.image_filenames)
 
@@ -142,7 +142,7 @@ def test_the_points_are_still_found(door):
         assert not Path(json.loads((removed / name).read_text())["ply_file_path"]).is_absolute()
 
 
-# -------------------------------------------------------------------------------------------------------------- other sources
+# ------------------------------------------------------------------------------------------------------------ other sources
 def test_the_sources_transform_scale_and_orientation_are_repeated(tmp_path):
     applied = [[0, 1, 0, 0.5], [1, 0, 0, 0], [0, 0, -1, 0]]
     meta = {"applied_transform": applied, "applied_scale": 0.5, "orientation_override": "pca", "ply_file_path": "p.ply"}

@@ -264,24 +264,29 @@ class _Seen:
 def _look(other: ViewLayers, points: npt.NDArray[np.float64], tolerance: float) -> _Seen:
     xy, z = project(other.view, points)
     width, height = other.view.width, other.view.height
-    inside = (z > 0) & np.isfinite(xy).all(axis=1)
-    inside &= (xy[:, 0] >= 0.5) & (xy[:, 0] <= width - 0.5) & (xy[:, 1] >= 0.5) & (xy[:, 1] <= height - 0.5)
-    xy = np.where(inside[:, None], xy, 0.5)
-    column, row, part_x, part_y = _corner(xy, width, height)
+    seen = _Seen(xy, np.full(z.size, np.inf), np.full(z.size, np.inf), np.zeros(z.size, bool), np.zeros(z.size, bool))
+    with np.errstate(invalid="ignore"):  # what cannot be projected is NaN, and not inside
+        inside = (z > 0) & (xy[:, 0] >= 0.5) & (xy[:, 0] <= width - 0.5) & (xy[:, 1] >= 0.5) & (xy[:, 1] <= height - 0.5)
+    which = np.flatnonzero(inside)
+    pixel = (np.minimum(xy[which, 1].astype(np.int64), height - 1), np.minimum(xy[which, 0].astype(np.int64), width - 1))
+    shown = other.z_visible[pixel]
+    # Most points fall into the other's hole or behind what it shows: these are done with here.
+    which = which[~other.hole[pixel] & (shown > 0) & (z[which] < (1 + EDGE * LOOSE * tolerance) * shown)]
+    column, row, part_x, part_y = _corner(xy[which], width, height)
     corners = [(row + down, column + right) for down in (0, 1) for right in (0, 1)]
     shares = np.stack([(1 - part_y) * (1 - part_x), (1 - part_y) * part_x, part_y * (1 - part_x), part_y * part_x])
     z_corners = np.stack([other.z_visible[corner] for corner in corners]).astype(np.float64)
-    known = (z_corners > 0) & np.isfinite(z_corners)
-    hidden = np.stack([other.hole[corner] for corner in corners])
-    usable = inside & known.all(axis=0) & ~hidden.any(axis=0)
-    ratios = np.where(known, z / np.where(known, z_corners, 1.0), np.inf)  # 1 = agrees, > 1 = hidden, < 1 = looked through
+    usable = ((z_corners > 0) & np.isfinite(z_corners)).all(axis=0) & ~np.any([other.hole[corner] for corner in corners], axis=0)
+    which, shares, z_corners = which[usable], shares[:, usable], z_corners[:, usable]
+    ratios = z[which] / z_corners  # 1 = agrees, > 1 = hidden, < 1 = looked through
     # Disparity of a plane is affine in pixels, so its bilinear value is right on slanted surfaces, the nearest one on edges.
-    smooth = (np.where(known, ratios, 0) * shares).sum(axis=0)
+    smooth = (ratios * shares).sum(axis=0)
     nearest = np.take_along_axis(ratios, shares.argmax(axis=0)[None], axis=0)[0]
-    ratio = np.where(np.abs(smooth - 1) < np.abs(nearest - 1), smooth, nearest)
-    through = usable & (np.where(usable, ratios.max(axis=0), 1) < 1 - LOOSE * tolerance)
-    edge = np.abs(ratios - 1).max(axis=0) > EDGE * tolerance
-    return _Seen(xy, np.where(usable, ratio, np.inf), np.where(usable, np.abs(ratio - 1), np.inf), through, edge)
+    seen.ratio[which] = np.where(np.abs(smooth - 1) < np.abs(nearest - 1), smooth, nearest)
+    seen.deviation[which] = np.abs(seen.ratio[which] - 1)
+    seen.through[which] = ratios.max(axis=0) < 1 - LOOSE * tolerance
+    seen.edge[which] = np.abs(ratios - 1).max(axis=0) > EDGE * tolerance
+    return seen
 
 
 def _weight(

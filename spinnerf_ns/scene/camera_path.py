@@ -18,7 +18,7 @@ def order_along_path(views: Sequence[View]) -> list[int]:
     """Orders views so that neighbours see nearly the same: a short open path through the poses.
 
     The distance of two views is that of their positions, as a part of the capture's extent, plus the angle between their
-    viewing directions in radians. Candidates are the order given (names often are the order of capture) and chains of nearest
+    viewing directions in radians. Candidates are the order given (often the order of capture) and chains of nearest
     neighbours from the two views farthest apart, each improved by 2-opt; the shortest is taken.
 
     Args:

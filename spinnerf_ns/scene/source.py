@@ -112,7 +112,7 @@ def read_transforms(path: Path) -> dict[str, Any]:
             matrix = np.zeros(0)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
             raise SpinnerfError(
-                f"{path}: {name} has no `transform_matrix` of 4x4 finite numbers; remove its frame or pose it: ns-process-data"
+                f"{path}: {name} has no `transform_matrix` of 4x4 finite numbers; remove or pose it: ns-process-data"
             )
     return meta
 

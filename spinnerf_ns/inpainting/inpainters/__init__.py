@@ -58,6 +58,7 @@ INPAINTERS = Registry(
     "spinnerf_ns.inpainters",
     {
         "opencv": "spinnerf_ns.inpainting.inpainters.opencv:OpenCVInpainter",
+        "patchmatch": "spinnerf_ns.inpainting.inpainters.patchmatch:PatchMatchInpainter",
         "folder": "spinnerf_ns.inpainting.inpainters.folder:FolderInpainter",
     },
 )

@@ -1,0 +1,288 @@
+"""From masks to the object-free capture and back into nerfstudio, on a small made-up scene."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spinnerf_ns.conventions import load_object_mask, read_image, save_object_mask
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.evaluation.twin import TwinConfig, TwinScene, write_twin
+from spinnerf_ns.inpainting.export import ExportConfig
+from spinnerf_ns.scene.capture import load_capture
+from spinnerf_ns.scene.workspace import Workspace
+from tests.nerf.conftest import SMALL, no_network
+
+STEPS = 80
+
+
+def small_config(method: str, **settings):
+    """A registered method with a tiny grid and few steps."""
+    from spinnerf_ns.runs import apply, method_config
+
+    config = method_config(method)
+    config.max_num_iterations = STEPS
+    for name, value in SMALL.items():
+        setattr(config.pipeline.model, name, value)
+    config.pipeline.datamanager.train_num_rays_per_batch = 128
+    return apply(config, settings)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory) -> TwinScene:
+    """A twin of eight small photos with exact masks as the tracked ones."""
+    root = tmp_path_factory.mktemp("twin") / "scene"
+    twin = write_twin(root, TwinConfig(width=64, height=48, num_train=6, num_test=2, supersampling=1))
+    workspace = Workspace.open(root)
+    workspace.set_object_free([Path(photo).stem for photo in twin.object_free])
+    for photo in twin.train_photos:
+        mask = load_object_mask(twin.truth(photo, "object_masks"))
+        save_object_mask(workspace.mask_path("masks_2d", Path(photo).stem), mask)
+    return twin
+
+
+@pytest.fixture(scope="module")
+def seg_run(scene, tmp_path_factory) -> Path:
+    """A short spinnerf-seg run on it, exported; its config.yml."""
+    from spinnerf_ns.runs import train
+
+    config = small_config("spinnerf-seg-lite", **{"pipeline.mask_round_steps": (STEPS // 2,)})
+    with no_network():
+        return train(config, scene.root, tmp_path_factory.mktemp("runs"), "test").config_path
+
+
+@pytest.fixture(scope="module")
+def inpaint_run(scene, seg_run) -> Path:
+    """A short spinnerf-inpaint run on the export; its config.yml. --data is the scene, not the export."""
+    from spinnerf_ns.runs import train
+
+    config = small_config("spinnerf-inpaint-lite", **{"pipeline.datamanager.patch_start_step": 2})
+    config.pipeline.model.perceptual_loss = "ssim"
+    with no_network():
+        return train(config, scene.root, seg_run.parents[3], "test").config_path
+
+
+def test_export_writes_a_dataset_with_equal_poses_and_untouched_pixels(scene, seg_run):
+    capture, workspace = load_capture(scene.root), Workspace.open(scene.root)
+    removed = load_capture(workspace.removed)
+    assert removed.photos == capture.photos
+    for view in capture.views:
+        twin = removed.view(view.photo)
+        np.testing.assert_allclose(twin.c2w, view.c2w, atol=1e-5)
+        np.testing.assert_allclose(
+            removed.cameras([twin]).camera_to_worlds, capture.cameras([view]).camera_to_worlds, atol=1e-5
+        )
+        hole = load_object_mask(workspace.removed / "object_masks" / f"{view.photo}.png")
+        assert np.array_equal(twin.read_image()[~hole], view.read_image()[~hole])
+        if view.photo in workspace.object_free:
+            assert not hole.any()
+    names = json.loads((workspace.removed / "transforms.json").read_text())
+    assert {Path(name).stem for name in names["train_filenames"]} == {Path(photo).stem for photo in scene.train_photos}
+
+
+def test_exported_depth_reads_back_through_nerfstudio(scene, seg_run):
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+    from nerfstudio.data.datasets.depth_dataset import DepthDataset
+
+    from spinnerf_ns.conventions import load_depth
+
+    removed = Workspace.open(scene.root).removed
+    outputs = NerfstudioDataParserConfig(data=removed, load_3D_points=False).setup().get_dataparser_outputs("train")
+    dataset = DepthDataset(outputs)
+    for index, path in enumerate(outputs.image_filenames):
+        expected = load_depth(removed / "depths" / f"{path.stem}.npy") * outputs.dataparser_scale
+        np.testing.assert_allclose(dataset[index]["depth_image"][..., 0].numpy(), expected, rtol=1e-4)
+
+
+def test_second_export_is_fresh_and_other_settings_want_overwrite(scene, seg_run):
+    from spinnerf_ns.cli.export import export_run
+
+    removed = Workspace.open(scene.root).removed
+    before = (removed / "transforms.json").stat().st_mtime_ns
+    export_run(seg_run, ExportConfig())
+    assert (removed / "transforms.json").stat().st_mtime_ns == before
+    with pytest.raises(SpinnerfError, match="--overwrite"):
+        export_run(seg_run, ExportConfig(dilation=20.0))
+    assert (removed / "transforms.json").stat().st_mtime_ns == before
+
+
+def test_inpainting_run_records_what_it_used(inpaint_run):
+    record = json.loads((inpaint_run.parent / "spinnerf_run.json").read_text())
+    assert record["perceptual_loss"] == "ssim"
+    assert record["layout"]["patches"][0] > 0 and record["layout"]["depth"] > 0
+
+
+def test_checkpoint_loads_with_the_installed_torch_and_renders(inpaint_run, scene):
+    from spinnerf_ns.evaluation.baselines import load_pipeline
+    from spinnerf_ns.nerf.rendering import render_pixels
+
+    capture = load_capture(scene.root)
+    model = load_pipeline(inpaint_run).model
+    view = capture.views[0]
+    rendered = render_pixels(model, capture.cameras([view]), ("rgb", "z"))
+    assert rendered["rgb"].shape == (view.height, view.width, 3)
+    assert np.isfinite(rendered["z"]).all()
+
+
+def test_rendering_some_pixels_equals_rendering_all(seg_run, scene):
+    from spinnerf_ns.evaluation.baselines import load_pipeline
+    from spinnerf_ns.nerf.rendering import render_pixels
+
+    capture = load_capture(scene.root)
+    model = load_pipeline(seg_run).model
+    pixels = np.zeros((48, 64), dtype=bool)
+    pixels[10:20, 5:40] = True
+    everything = render_pixels(model, capture.cameras(capture.views[:1]), ("objectness",))["objectness"]
+    some = render_pixels(model, capture.cameras(capture.views[:1]), ("objectness",), pixels)["objectness"]
+    np.testing.assert_allclose(some[pixels], everything[pixels], atol=1e-5)
+    assert (some[~pixels] == 0).all()
+
+
+def test_foreign_checkpoint_is_refused(seg_run, inpaint_run):
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    copy = inpaint_run.parent.parent / "foreign"
+    shutil.copytree(inpaint_run.parent, copy, dirs_exist_ok=True)
+    text = (copy / "config.yml").read_text().replace(inpaint_run.parent.name, "foreign")
+    (copy / "config.yml").write_text(text)
+    checkpoint = next((copy / "nerfstudio_models").glob("*.ckpt"))
+    shutil.copy(next((seg_run.parent / "nerfstudio_models").glob("*.ckpt")), checkpoint)
+    with pytest.raises(SpinnerfError, match="unexpected .*objectness_field"):
+        eval_setup(copy / "config.yml")
+
+
+def test_warm_start_takes_over_the_scene_and_carves(scene, seg_run):
+    from spinnerf_ns.runs import train
+
+    config = small_config("spinnerf-inpaint-lite", **{"pipeline.model.init_from": seg_run, "max_num_iterations": 2})
+    config.pipeline.model.perceptual_loss = "ssim"
+    run = train(config, scene.root, seg_run.parents[3], "warm")
+    state = torch.load(next((run.config_path.parent / "nerfstudio_models").glob("*.ckpt")), weights_only=True)["pipeline"]
+    seg = torch.load(next((seg_run.parent / "nerfstudio_models").glob("*.ckpt")), weights_only=True)["pipeline"]
+    table = "_model.field.mlp_base.encoder.hash_table"
+    table = table if table in seg else next(key for key in seg if "hash_table" in key and ".field." in key)
+    assert torch.nn.functional.cosine_similarity(state[table].flatten(), seg[table].flatten(), dim=0) > 0.5
+
+
+def test_warm_start_refuses_another_frame(scene, seg_run, tmp_path):
+    from spinnerf_ns.nerf.warm_start import check_same_frame
+
+    content = json.loads((seg_run.parent / "dataparser_transforms.json").read_text())
+    transform = torch.tensor(content["transform"])
+    check_same_frame(seg_run, transform, content["scale"])
+    with pytest.raises(SpinnerfError, match="training frame"):
+        check_same_frame(seg_run, transform + 0.01, content["scale"])
+
+
+def test_masks_of_a_round_take_the_tracked_ones_place(scene, seg_run):
+    from spinnerf_ns.evaluation.baselines import load_pipeline
+    from spinnerf_ns.nerf.rendering import render_object_mask
+
+    pipeline = load_pipeline(seg_run)
+    manager = pipeline.datamanager
+    before = manager.labels.clone()
+    pipeline.refine_masks()
+    start, end = manager.train_pool.starts[:2].tolist()
+    mask = render_object_mask(pipeline.model, manager.train_dataset.cameras[0:1], pipeline.config.mask_round_downscale)
+    if mask.any():
+        assert torch.equal(manager.labels[start:end].bool(), torch.from_numpy(mask).flatten())
+    else:
+        assert torch.equal(manager.labels[start:end], before[start:end])
+
+
+def test_one_annotated_view_is_enough_to_start(scene, tmp_path):
+    """Photos without a mask train colour only: their labels are unknown."""
+    from spinnerf_ns.nerf.losses import UNKNOWN
+
+    shutil.copytree(scene.root, tmp_path / "scene", ignore=shutil.ignore_patterns("spinnerf"))
+    capture = load_capture(tmp_path / "scene")
+    first = capture.split("train")[0].photo
+    workspace = Workspace.open(tmp_path / "scene")
+    workspace.set_object_free([Path(photo).stem for photo in scene.object_free])
+    mask = load_object_mask(Workspace.open(scene.root).mask_path("masks_2d", first))
+    save_object_mask(workspace.mask_path("masks_2d", first), mask)
+    config = small_config("spinnerf-seg-lite").pipeline.datamanager
+    config.data = tmp_path / "scene"
+    manager = config.setup(device="cpu")
+    known = manager.labels != UNKNOWN
+    assert int(known.sum()) == mask.size and int((manager.labels == 1).sum()) == int(mask.sum())
+    assert len(manager.train_dataset) == len(scene.train_photos)
+
+
+def test_no_mask_at_all_says_which_command_makes_them(scene, tmp_path):
+    shutil.copytree(scene.root, tmp_path / "scene", ignore=shutil.ignore_patterns("spinnerf"))
+    config = small_config("spinnerf-seg-lite").pipeline.datamanager
+    config.data = tmp_path / "scene"
+    with pytest.raises(SpinnerfError, match="ns-spinnerf segment"):
+        config.setup(device="cpu")
+
+
+def test_inpainting_without_an_export_says_which_command_makes_it(scene, tmp_path):
+    shutil.copytree(scene.root, tmp_path / "scene", ignore=shutil.ignore_patterns("spinnerf"))
+    config = small_config("spinnerf-inpaint-lite").pipeline.datamanager
+    config.data = tmp_path / "scene"
+    with pytest.raises(SpinnerfError, match="ns-train spinnerf-seg"):
+        config.setup(device="cpu")
+
+
+SLOW_EXPORT = """
+import sys, time
+from pathlib import Path
+from spinnerf_ns.inpainting.inpainters.opencv import OpenCVInpainter
+plain = OpenCVInpainter.inpaint
+def slow(self, *args, **kwargs):
+    time.sleep(0.7)
+    print("inpainted", flush=True)
+    return plain(self, *args, **kwargs)
+OpenCVInpainter.inpaint = slow
+from spinnerf_ns.cli.export import export_run
+from spinnerf_ns.inpainting.export import ExportConfig
+export_run(Path(sys.argv[1]), ExportConfig(inpainter="opencv", fill_from_views=False, overwrite=True))
+"""
+
+
+def test_export_killed_midway_leaves_nothing_finished_and_resumes(scene, seg_run):
+    """kill -9 while photos are being inpainted: the old export stands; the next run goes on where it was."""
+    from spinnerf_ns.cli.export import export_run
+
+    workspace = Workspace.open(scene.root)
+    before = {path: path.read_bytes() for path in workspace.removed.rglob("*") if path.is_file()}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_EXPORT, str(seg_run)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    deadline, lines = time.monotonic() + 120, 0
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines += line.strip() == "inpainted"
+        if lines == 3 or time.monotonic() > deadline:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert lines == 3
+    assert {path: path.read_bytes() for path in workspace.removed.rglob("*") if path.is_file()} == before
+    resumed = []
+    from spinnerf_ns.inpainting.inpainters.opencv import OpenCVInpainter
+
+    plain = OpenCVInpainter.inpaint
+
+    def counted(self, images, holes, photos=None):
+        resumed.extend(photos or [None])
+        return plain(self, images, holes, photos)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OpenCVInpainter, "inpaint", counted)
+        export_run(seg_run, ExportConfig(inpainter="opencv", fill_from_views=False, overwrite=True))
+    assert 0 < len(resumed) <= len(scene.train_photos) - 2  # two photos at least were done
+    for view in load_capture(workspace.removed).views:
+        assert read_image(view.path).shape == (48, 64, 3)

@@ -51,9 +51,9 @@ class FlowTracker:
     """Photos are worked on with this longest side at most; masks come back at full size."""
     flow_size: int = 480
     """Longest side, in pixels, at which whole photos are aligned."""
-    window_size: int = 384
+    window_size: int = 320
     """Longest side, in pixels, to which the window around the object is scaled. Lengths below are in its pixels."""
-    references: int = 2
+    references: int = 1
     """Nearest tracked photos that vote on each photo, besides the nearest source photo."""
     band: int = 14
     """Half width of the band around the warped contour in which the mask may change."""

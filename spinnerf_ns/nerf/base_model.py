@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Iterator
+from typing import Any, Iterator, Literal
 from unittest import mock
 
 import torch
@@ -35,6 +35,9 @@ class SpinnerfModelConfig(NerfactoModelConfig):
     """Camera optimiser. Off: it is not applied at evaluation, so exported masks and depths would be shifted."""
     average_init_density: float = 0.01
     """Average initial density output from MLP."""
+    background_color: Literal["random", "last_sample", "black", "white"] = "random"
+    """Whether to randomize the background color. Random: nerfacto's last sample lets a surface be explained by colour at
+    infinity, and the export needs its depth."""
     eval_num_rays_per_chunk: int = 1 << 14
     """Rays per forward pass when whole photos are rendered."""
     place_scene: bool = True
@@ -70,9 +73,12 @@ class SpinnerfModel(NerfactoModel):
     def accelerate(self) -> None:
         """Puts the fast hash grid in place of nerfstudio's torch path; called once all fields are built."""
         if self.config.fast_hash_grid:
-            from spinnerf_ns.nerf.hash_grid import accelerate
+            from spinnerf_ns.nerf.hash_grid import FastHashEncoding, accelerate
 
             accelerate(self)
+            for module in self.modules():
+                if isinstance(module, FastHashEncoding):
+                    module.position_gradients = self.needs_position_gradients
 
     @property
     def needs_position_gradients(self) -> bool:

@@ -70,6 +70,10 @@ def hash_grid_backend() -> Backend:
 class FastHashEncoding(HashEncoding):
     """`HashEncoding` whose torch path is fast; the same arguments, parameters and results."""
 
+    position_gradients: bool = True
+    """Whether a gradient by position is passed on. Nerfacto's field always asks for one, which only normals and camera
+    optimisation use; without them it is a third of the backward pass for nothing."""
+
     def pytorch_fwd(self, in_tensor: Tensor) -> Tensor:
         """Features at points.
 
@@ -88,6 +92,8 @@ class FastHashEncoding(HashEncoding):
             return super().pytorch_fwd(in_tensor)
         assert in_tensor.shape[-1] == 3
         points = in_tensor.reshape(-1, 3).float().contiguous()
+        if not self.position_gradients:
+            points = points.detach()
         if backend == "compiled":
             # The view is no parameter: torch.compile would make a program for every parameter's shape, that is, per grid.
             table = self.hash_table.view_as(self.hash_table)

@@ -38,9 +38,11 @@ def is_zero(gradient: torch.Tensor | None) -> bool:
 
 # ---------------------------------------------------------------------------------------------------------------- parity
 @pytest.mark.parametrize("config", [SpinnerfSegModelConfig(objectness=False), SpinnerfInpaintModelConfig()])
+@pytest.mark.parametrize("background_color", ["last_sample", "random"])
 @pytest.mark.parametrize("predict_normals", [False, True])
-def test_equal_to_nerfacto_in_evaluation(config, predict_normals):
-    stock, ours = nerfacto(predict_normals=predict_normals).eval(), build(config, predict_normals=predict_normals).eval()
+def test_equal_to_nerfacto_in_evaluation(config, predict_normals, background_color):
+    settings = {"predict_normals": predict_normals, "background_color": background_color}
+    stock, ours = nerfacto(**settings).eval(), build(config, **settings).eval()
     expected, found = stock(bundle()), ours(bundle())
     assert set(expected) <= set(found)
     for name, value in expected.items():
@@ -48,10 +50,12 @@ def test_equal_to_nerfacto_in_evaluation(config, predict_normals):
 
 
 @pytest.mark.parametrize("config", [SpinnerfSegModelConfig(objectness=False), SpinnerfInpaintModelConfig()])
-def test_equal_to_nerfacto_in_training(config):
+@pytest.mark.parametrize("background_color", ["last_sample", "random"])
+def test_equal_to_nerfacto_in_training(config, background_color):
     batch = {"image": torch.rand(32, 3, generator=torch.Generator().manual_seed(2))}
     results = []
-    for model in (nerfacto().train(), build(config).train()):
+    settings = {"background_color": background_color}
+    for model in (nerfacto(**settings).train(), build(config, **settings).train()):
         torch.manual_seed(3)
         outputs = model(bundle())
         losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))

@@ -49,7 +49,7 @@ CASES = {
 
 
 def test_embedded_ones_are_here():
-    assert {"opencv"} <= set(NAMES)
+    assert {"opencv", "patchmatch"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -179,3 +179,33 @@ class TestFolder:
             INPAINTERS.create("folder")
         with pytest.raises(SpinnerfError, match="missing"):
             INPAINTERS.create("folder", folder=tmp_path / "none")
+
+
+class TestPatchmatch:
+    def stripes(self):
+        y, x = np.mgrid[:90, :120]
+        value = np.where((x // 6 + y // 40) % 2, 210, 40) + np.random.default_rng(3).integers(-8, 8, (90, 120))
+        return np.repeat(value.astype(np.uint8)[..., None], 3, axis=2), box(90, 120, slice(44, 76), slice(45, 77))
+
+    def test_continues_texture_where_opencv_blurs(self):
+        truth, hole = self.stripes()
+        given = np.where(hole[..., None], np.uint8(128), truth)
+        error = {
+            name: np.sqrt(np.mean((INPAINTERS.create(name).inpaint([given], [hole])[0][hole].astype(float) - truth[hole]) ** 2))
+            for name in ("opencv", "patchmatch")
+        }
+        assert error["patchmatch"] < 25 and error["patchmatch"] < error["opencv"] / 2
+
+    def test_large_holes_are_composed_at_a_coarser_scale(self):
+        truth, hole = self.stripes()
+        filled = INPAINTERS.create("patchmatch", max_hole=300).inpaint([truth], [hole])[0]
+        assert np.sqrt(np.mean((filled[hole].astype(float) - truth[hole]) ** 2)) < 60
+        assert filled[hole].std() > 60
+
+    def test_seed_and_options(self):
+        image, hole = CASES["ordinary"]
+        one, other = (INPAINTERS.create("patchmatch", seed=seed).inpaint([image], [hole])[0] for seed in (0, 1))
+        assert (one != other).any()
+        for options in ({"patch": 4}, {"patch": 1}, {"surroundings": 0}):
+            with pytest.raises(SpinnerfError):
+                INPAINTERS.create("patchmatch", **options)

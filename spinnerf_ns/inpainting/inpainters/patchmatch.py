@@ -23,16 +23,20 @@ from spinnerf_ns.inpainting.membrane import span_membrane
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
-COARSEST = 4.0
-"""The pyramid ends where no pixel of the hole lies farther inside than this: a patch there sees the rim."""
+COARSEST = 8.0
+"""The pyramid ends where no pixel of the hole lies farther inside than this."""
 LEAST_SOURCES = 32
 """With fewer whole patches outside the hole there is nothing to compose from."""
-CONFIDENCE_DECAY = 0.9
+CONFIDENCE_DECAY = 0.8
 """A hole's pixel counts less by this factor for each pixel of its distance from the rim: structure grows inwards."""
-NEARBY = 0.05
+NEARBY = 0.5
 """Penalty for a source one photo's diagonal away, as a fraction of the photo's colour variance: perspective and light change."""
+VERTICAL = 4.0
+"""How much more vertical distance counts there: what lies higher in a photo is mostly another thing, or farther away."""
 SMALL_PER_1000 = 2.0
 """Pieces that reach no farther in than this (pixels of a 1000-pixel-wide photo) are left to OpenCV: no texture fits in."""
+SEAM = 16.0
+"""Largest shift of colour, in 8-bit levels, that makes the fill meet the rim."""
 CHUNK = 16384
 """Patches compared at a time."""
 
@@ -125,6 +129,7 @@ def _compose(
             field.search(sweeps, radius)
             field.vote(sharpness=1.0)
     field.vote(sharpness=4.0)
+    field.close_seam()
     return np.clip(np.round(levels[0].image[piece]), 0, 255).astype(np.uint8)
 
 
@@ -238,7 +243,7 @@ class _Field:
             apart = flat[(part_rows * self.width + part_columns)[:, None] + self.steps]
             apart -= self.wanted[targets]
             cost = np.einsum("npc,npc,np->n", apart, apart, self.weights[targets])
-            far = (part_rows - self.rows[targets]) ** 2 + (part_columns - self.columns[targets]) ** 2
+            far = VERTICAL * (part_rows - self.rows[targets]) ** 2 + (part_columns - self.columns[targets]) ** 2
             cost += NEARBY * self.variance * far / (self.height**2 + self.width**2)
             better = cost < self.cost[targets]
             chosen = targets[better]
@@ -246,12 +251,15 @@ class _Field:
             self.source_rows[chosen], self.source_columns[chosen] = part_rows[better], part_columns[better]
 
     def vote(self, sharpness: float) -> None:
-        """Sets each of the hole's pixels to the mean of what the sources of the patches around it show there.
+        """Sets the hole's pixels to what the sources show there; see `voted`."""
+        self.level.image[self.level.piece] = self.voted(*np.nonzero(self.level.piece), sharpness)
+
+    def voted(self, rows: Indices, columns: Indices, sharpness: float) -> Floats:
+        """(N, 3): for each of N pixels the mean of what the sources of the patches around it show there.
 
         Args:
             sharpness: how much more a patch that fits well counts; large values copy the best one.
         """
-        rows, columns = np.nonzero(self.level.piece)
         finite = np.where(np.isfinite(self.cost), self.cost, 0)
         spread = float(np.quantile(finite, 0.75)) / sharpness + 1.0
         trust = np.exp(-finite / (2 * spread)).astype(np.float32)
@@ -268,4 +276,14 @@ class _Field:
             votes = flat[np.where(targets >= 0, source[targets] + self.steps, 0)]
             weights = np.where(targets >= 0, trust[targets] + 1e-12, 0)
             answer[part] = np.einsum("npc,np->nc", votes, weights) / weights.sum(axis=1, keepdims=True)
-        self.level.image[rows, columns] = answer
+        return answer
+
+    def close_seam(self) -> None:
+        """Shifts the fill's colours smoothly so that it meets the rim: what the sources miss there, continued inwards."""
+        piece, image = self.level.piece, self.level.image
+        ring = (cv2.dilate(piece.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0) & self.level.known
+        missed = np.zeros_like(image)
+        missed[ring] = np.clip(image[ring] - self.voted(*np.nonzero(ring), sharpness=4.0), -SEAM, SEAM)
+        weight = cv2.GaussianBlur(ring.astype(np.float32), (0, 0), 2.0)[..., None]
+        missed = cv2.GaussianBlur(missed, (0, 0), 2.0) / np.maximum(weight, 1e-6)
+        image[piece] += span_membrane(missed, ring)[piece].astype(np.float32)

@@ -29,7 +29,7 @@ MAX_RIM_PIXELS = 6000
 """More rim pixels than that say nothing new; a fixed draw of them is fitted."""
 NOISE_FLOOR = 0.002
 """Least standard deviation of disparity, as a fraction of the rim's median: rendered depth is no better than that."""
-MAX_GRID = 56
+MAX_GRID = 40
 """Largest side of the plate's grid, in nodes."""
 ROUNDS = 7
 """Rounds of robust weights."""

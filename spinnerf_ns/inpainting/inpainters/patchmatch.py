@@ -53,7 +53,7 @@ class PatchMatchInpainter(PhotoInpainter):
     """Draws the candidates; the same seed gives the same fill."""
     surroundings: float = 0.8
     """How far around a hole patches are taken from, in sides of its bounding box."""
-    max_hole: int = 60_000
+    max_hole: int = 120_000
     """Holes of more pixels are composed at a coarser scale, and only the last votes are cast at full resolution."""
 
     def __post_init__(self) -> None:

@@ -230,10 +230,12 @@ def _tension_plate(residual: Points, chosen: npt.NDArray, nearness: Points, nois
     sample = _bilinear((chosen // width) / step, (chosen % width) / step, rows, columns, rows_first)
 
     stiffness = follow**4 / step**2 * _bending(rows, columns, rows_first)
-    stiffness = stiffness + follow**4 / tension**2 * _stretching(rows, columns, rows_first) + 1e-9 * sparse.eye(rows * columns)
+    stiffness = stiffness + follow**4 / tension**2 * _stretching(rows, columns, rows_first)
+    stiffness = stiffness + 1e-9 * sparse.eye(rows * columns)
     weights, spread = nearness, float(np.abs(target).max())
     for _ in range(ROUNDS):
-        nodes = _solve(sample.T @ sparse.diags(weights) @ sample + stiffness, sample.T @ (weights * target), min(rows, columns))
+        system = sample.T @ sparse.diags(weights) @ sample + stiffness
+        nodes = _solve(system, sample.T @ (weights * target), min(rows, columns))
         apart = target - sample @ nodes
         # Graduated: all but the worst are believed at first, in the end only what the noise explains.
         spread = max(3 * noise, min(spread / 2, 3 * 1.4826 * float(np.median(np.abs(apart)))))
@@ -277,7 +279,7 @@ def _differences(size: int, order: int) -> sparse.csr_matrix:
 
 
 def _bending(rows: int, columns: int, rows_first: bool) -> sparse.csr_matrix:
-    """Sum of f_xx^2 + 2 f_xy^2 + f_yy^2 in steps of the grid, as a matrix; affine sheets cost nothing, also at the border."""
+    """Sum of f_xx^2 + 2 f_xy^2 + f_yy^2 in steps of the grid, as a matrix; what is affine costs nothing, border or not."""
     slow, fast = (columns, rows) if rows_first else (rows, columns)
     terms = (
         sparse.kron(_differences(slow, 2), sparse.eye(fast)),

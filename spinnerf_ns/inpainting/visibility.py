@@ -2,12 +2,13 @@
 
 SPIn-NeRF does this before inpainting, one view against the others, pixel by pixel; here all pairs, vectorised. The smaller
 hole that is left, `unseen_mask`, is the only thing that needs invention. A masked pixel is accepted when
-  * its background point, unprojected from `z_background`, falls on a pixel of another photo that is outside that photo's hole
-    and whose visible depth is the point's depth there, within the tolerance;
+  * its background point, unprojected from `z_background`, falls on a pixel of another photo that is outside that photo's
+    hole and whose visible depth is the point's depth there, within the tolerance;
   * not more photos look through the point than show it (then it hangs in the air: nothing was ever seen there);
   * its neighbours are accepted at about the same depth.
 Where `z_background` is noisy or missing, the depth of the neighbours is continued, moved onto the surface that the other
-photos show there, and must pass the same test. A pixel's colour comes from the photos that see it from nearly the same direction and agree with each other.
+photos show there, and must pass the same test. A pixel's colour comes from the photos that see it from nearly the same
+direction and agree with each other.
 """
 
 from __future__ import annotations
@@ -276,7 +277,8 @@ def _look(other: ViewLayers, points: npt.NDArray[np.float64], tolerance: float) 
     corners = [(row + down, column + right) for down in (0, 1) for right in (0, 1)]
     shares = np.stack([(1 - part_y) * (1 - part_x), (1 - part_y) * part_x, part_y * (1 - part_x), part_y * part_x])
     z_corners = np.stack([other.z_visible[corner] for corner in corners]).astype(np.float64)
-    usable = ((z_corners > 0) & np.isfinite(z_corners)).all(axis=0) & ~np.any([other.hole[corner] for corner in corners], axis=0)
+    hidden = np.any([other.hole[corner] for corner in corners], axis=0)
+    usable = ((z_corners > 0) & np.isfinite(z_corners)).all(axis=0) & ~hidden
     which, shares, z_corners = which[usable], shares[:, usable], z_corners[:, usable]
     ratios = z[which] / z_corners  # 1 = agrees, > 1 = hidden, < 1 = looked through
     # Disparity of a plane is affine in pixels, so its bilinear value is right on slanted surfaces, the nearest one on edges.

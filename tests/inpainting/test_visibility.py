@@ -15,12 +15,12 @@ WALL, OBJECT = 4.0, 2.5  # distances along the world's -z
 
 
 def texture(x, y):
-    waves = [128 + 60 * np.sin(3 * x + phase) * np.cos(2.5 * y - phase) + 30 * np.sin(x - 2 * y + phase) for phase in (0, 1, 2)]
+    waves = [128 + 60 * np.sin(3 * x + p) * np.cos(2.5 * y - p) + 30 * np.sin(x - 2 * y + p) for p in (0, 1, 2)]
     return np.stack(waves, axis=-1)
 
 
 def render(camera_x, half=0.45, yaw=0.0):
-    """A photo from (camera_x, 0, 0) of a wall and a red square before it; returns layers and the photo without the square."""
+    """A photo from (camera_x, 0, 0) of a wall and a red square before it: layers, and the photo without it."""
     c2w = np.array([[np.cos(yaw), 0, np.sin(yaw), camera_x], [0, 1, 0, 0], [-np.sin(yaw), 0, np.cos(yaw), 0]])
     view = View(
         photo=f"photo_{camera_x:+.2f}",
@@ -95,7 +95,8 @@ def test_what_no_photo_shows_stays_unseen():
         # Reference, written out: a wall point is seen from a place if its line of sight misses the square.
         rows, columns = np.nonzero(layer.hole)
         y, x = rows + 0.5, columns + 0.5
-        directions = np.stack([(x - WIDTH / 2) / FOCAL, -(y - HEIGHT / 2) / FOCAL, -np.ones_like(x)], -1) @ layer.view.c2w[:, :3].T
+        directions = np.stack([(x - WIDTH / 2) / FOCAL, -(y - HEIGHT / 2) / FOCAL, -np.ones_like(x)], axis=-1)
+        directions = directions @ layer.view.c2w[:, :3].T
         z = WALL / -directions[:, 2]
         wall = np.stack([layer.view.c2w[0, 3] + z * directions[:, 0], z * directions[:, 1]], axis=-1)
         seen = np.zeros(rows.size, bool)
@@ -111,7 +112,8 @@ def test_garbage_and_unknown_depth():
     layers, truths = scene()
     generator = np.random.default_rng(0)
     garbage = [
-        dataclasses.replace(layer, z_background=generator.uniform(2.6, 3.6, layer.hole.shape).astype(np.float32)) for layer in layers
+        dataclasses.replace(layer, z_background=generator.uniform(2.6, 3.6, layer.hole.shape).astype(np.float32))
+        for layer in layers
     ]
     filled = fill_from_views(garbage)  # all in the air between the object and the wall
     check_contract(garbage, filled)
@@ -133,7 +135,8 @@ def test_noise_leaves_no_specks():
         return (z * (1 + 0.01 * generator.standard_normal(z.shape))).astype(np.float32)
 
     layers = [
-        dataclasses.replace(layer, z_visible=noisy(layer.z_visible), z_background=noisy(layer.z_background)) for layer in layers
+        dataclasses.replace(layer, z_visible=noisy(layer.z_visible), z_background=noisy(layer.z_background))
+        for layer in layers
     ]
     filled = fill_from_views(layers)
     check_contract(layers, filled)

@@ -37,13 +37,15 @@ class FolderInpainter(PhotoInpainter):
         """
         wanted = self.folder / photo
         beside = sorted(wanted.parent.iterdir()) if wanted.parent.is_dir() else []
-        found = [file for file in beside if file.suffix.lower() in SUFFIXES and file.name[: -len(file.suffix)] == wanted.name]
+        images = [file for file in beside if file.suffix.lower() in SUFFIXES]
+        found = [file for file in images if file.name[: -len(file.suffix)] == wanted.name]
         if not found and wanted.suffix.lower() in SUFFIXES and wanted.is_file():
             found = [wanted]  # a key with its suffix: two photos of the capture differ in nothing else
         if len(found) == 1:
             return found[0]
         if not found:
-            raise SpinnerfError(f"{wanted}.png: this mended photo is missing (also with {', '.join(SUFFIXES[1:])}); put it there")
+            others = ", ".join(SUFFIXES[1:])
+            raise SpinnerfError(f"{wanted}.png: this mended photo is missing (also with {others}); put it there")
         raise SpinnerfError(
             f"{wanted}: {len(found)} files could be this photo ({', '.join(file.name for file in found)}); leave one"
         )

@@ -1,8 +1,8 @@
 """Exemplar-based inpainting: the hole is composed of patches of the same photo. No network, no weights.
 
-Coarse to fine, the fill is the one whose every patch looks like some patch of the known photo (Wexler, Shechtman, Irani 2007):
-find each patch's nearest neighbour (PatchMatch: Barnes et al. 2009, here with whole fields of candidates at a time), let the
-neighbours vote on the pixels, repeat. Unlike OpenCV's methods it continues texture, and it never smears a colour over a hole.
+Coarse to fine, the fill is the one whose every patch looks like some patch of the known photo (Wexler, Shechtman, Irani
+2007): find each patch's nearest neighbour (PatchMatch: Barnes et al. 2009, here with whole fields of candidates at a time),
+let the neighbours vote on the pixels, repeat. Unlike OpenCV's methods it continues texture.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LEAST_SOURCES = 32
 CONFIDENCE_DECAY = 0.8
 """A hole's pixel counts less by this factor for each pixel of its distance from the rim: structure grows inwards."""
 NEARBY = 0.5
-"""Penalty for a source one photo's diagonal away, as a fraction of the photo's colour variance: perspective and light change."""
+"""Penalty for a source a diagonal away, as a fraction of the photo's colour variance: perspective and light change."""
 VERTICAL = 4.0
 """How much more vertical distance counts there: what lies higher in a photo is mostly another thing, or farther away."""
 SMALL_PER_1000 = 2.0
@@ -92,8 +92,8 @@ def _enough_sources(known: BoolMask, patch: int) -> bool:
 
 def _whole_patches(known: BoolMask, patch: int) -> BoolMask:
     """(H, W): centres of patches that lie in the photo and show nothing unknown."""
-    whole = cv2.erode(known.astype(np.uint8), np.ones((patch, patch), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    return whole > 0
+    square = np.ones((patch, patch), np.uint8)
+    return cv2.erode(known.astype(np.uint8), square, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
 
 
 def _smooth(image: Image, known: BoolMask, piece: BoolMask) -> npt.NDArray[np.uint8]:

@@ -1,0 +1,301 @@
+"""The embedded segmenter: clicks or a box -> an object mask, with OpenCV's GrabCut at its heart and no weights.
+
+Bare GrabCut (Rother et al., SIGGRAPH 2004) has one colour model for all of the background, and so takes a dark bush for a part of
+a dark statue. Around it, in a window scaled to a fixed size:
+
+1. A random walk from what is sure (clicks, the middle of the box against everything outside of it) says where the object may
+   be; colours that are common around the box, each near where it occurs, say where it is not.
+2. GrabCut in Lab, started from that.
+3. Rounds of local colour models and a random walk to the edges (see `refine`), each closer to the contour.
+
+Without a box, a first pass over the whole photo finds roughly what the clicks mean; the second pass looks at it closely.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from spinnerf_ns.conventions import BoolMask, Image
+from spinnerf_ns.segmentation.prompts import BACKGROUND_LABEL, OBJECT_LABEL, Prompt
+from spinnerf_ns.segmentation.refine import (
+    apply_palette,
+    build_palette,
+    clean_components,
+    local_colour_probability,
+    log_odds,
+    random_walk,
+    sigmoid,
+    signed_distance,
+    to_lab,
+)
+
+Floats = NDArray[np.float32]
+Box = tuple[float, float, float, float]
+
+LOCAL_ROUNDS = ((24.0, 24), (18.0, 16), (14.0, 12))
+"""Per round of the local fit: radius of the colour models and half width of the band that may change, window pixels."""
+
+
+@dataclass
+class GrabCutSegmenter:
+    """GrabCut with local colour models (OpenCV, no weights). Lengths are in pixels of the window around the object."""
+
+    window_size: int = 320
+    """Longest side to which the window around the object is scaled."""
+    margin: float = 0.5
+    """Photo around the box that is looked at, in units of the box's longer side."""
+    click_radius: int = 4
+    """Pixels so close to a click are what the click says."""
+    click_reach: float = 26.0
+    """Gaussian radius in which a click makes its label more probable."""
+    colours: int = 64
+    """Clusters of the local colour models."""
+    iterations: int = 4
+    """Rounds of GrabCut."""
+    smoothness: float = 8.0
+    """How far the mask follows the photo's flat areas against the colour models."""
+
+    name = "grabcut"
+
+    def segment(self, image: Image, prompt: Prompt) -> BoolMask:
+        """Finds what was pointed at.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            prompt: points with labels, a box, or both.
+
+        Returns:
+            (H, W) bool, True = object; the same input gives the same mask. Only parts that hold a point on the object, if
+            there is one; else the largest part.
+
+        Raises:
+            SpinnerfError: the prompt does not fit the photo.
+        """
+        height, width = image.shape[:2]
+        prompt.check(width, height)
+        if prompt.box is not None:
+            return self._close_look(image, prompt, prompt.box, None)
+        rough = self._rough_look(image, prompt, (0.0, 0.0, float(width), float(height)))
+        if rough.any():
+            rough = self._rough_look(image, prompt, _grown_box(rough, 0.4))
+        return self._close_look(image, prompt, _grown_box(rough, 0.12), rough) if rough.any() else rough
+
+    # ------------------------------------------------------------------------------------------------------------ passes
+    def _rough_look(self, image: Image, prompt: Prompt, box: Box) -> BoolMask:
+        """What clicks mean, if the object lies within a box that may be much too large."""
+        window = _Window(image, box, 0.0, self.window_size)
+        on, beside = self._clicked(window, prompt)
+        surely_background = (beside | _border(on.shape)) & ~on
+        where = self._where(window.lab, on, surely_background)
+        found = self._grabcut(window.lab, where > 0, on, surely_background)
+        own = apply_palette(window.lab, build_palette(window.lab, self.colours))
+        found = self._fit_locally(window.lab, own, found, np.zeros_like(where), on, beside)
+        return clean_components(window.to_photo(found))
+
+    def _close_look(self, image: Image, prompt: Prompt, box: Box, rough: BoolMask | None) -> BoolMask:
+        """The object in a box around it, outside of which there is none of it."""
+        window = _Window(image, box, self.margin, self.window_size)
+        outside = ~window.inside(box)
+        on, beside = self._clicked(window, prompt)
+        surely_object = on & ~outside
+        surely_background = (outside | beside) & ~surely_object
+        inner = _ellipse(window, box) if rough is None else _core(window.warp(rough))
+        wary = window.discs(prompt, BACKGROUND_LABEL, 3 * self.click_radius)
+        inner = (inner & ~wary & ~surely_background) | surely_object
+
+        own = apply_palette(window.lab, build_palette(window.lab, self.colours))
+        colour = _novelty(own, surely_background, beside)
+        # A walk from few seeds is timid, it shrinks towards them: it gets a little credit.
+        where = self._where(window.lab, inner, surely_background) + 0.8
+        prior = sigmoid(np.clip(where, -3, 3) + colour + self._pull(window, prompt)).astype(np.float32)
+        smooth = cv2.GaussianBlur(window.lab, (0, 0), 1.0)
+        confidence = 0.3 * np.abs(2 * prior - 1) + 0.02
+        walked = random_walk(smooth, prior, confidence, surely_object, surely_background, self.smoothness)
+        found = _keep_clicked(walked > 0.5, surely_object)
+
+        said = self._grabcut(window.lab, found, surely_object | _core(found), surely_background).astype(np.float32)
+        prior = sigmoid(log_odds(cv2.GaussianBlur(said, (0, 0), 2.0)) + 0.5 * log_odds(prior)).astype(np.float32)
+        walked = random_walk(
+            window.lab, prior, np.abs(2 * prior - 1), surely_object, surely_background, self.smoothness
+        )
+        found = _keep_clicked(walked > 0.5, surely_object)
+        found = self._fit_locally(window.lab, own, found, colour, surely_object, surely_background)
+        return clean_components(window.to_photo(found))
+
+    def _clicked(self, window: _Window, prompt: Prompt) -> tuple[BoolMask, BoolMask]:
+        """(h, w) window pixels that clicks say are object, and background; the later word is the background's."""
+        beside = window.discs(prompt, BACKGROUND_LABEL, self.click_radius)
+        return window.discs(prompt, OBJECT_LABEL, self.click_radius) & ~beside, beside
+
+    def _pull(self, window: _Window, prompt: Prompt) -> Floats:
+        """Log odds from clicks: 2 at a click, less around it."""
+        rows, columns = np.mgrid[: window.size[1], : window.size[0]].astype(np.float32)
+        odds = np.zeros(rows.shape, np.float32)
+        for (x, y), label in zip(prompt.points, prompt.labels):
+            x, y = window.locate(x, y)
+            near = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * self.click_reach**2))
+            odds += (2.0 if label == OBJECT_LABEL else -2.0) * near
+        return odds
+
+    def _where(self, lab: Image, inner: BoolMask, surely_background: BoolMask) -> Floats:
+        """Log odds of the object by position: a random walk from the seeds over the smoothed photo."""
+        nothing = np.full(inner.shape, 0.5, np.float32)
+        smooth = cv2.GaussianBlur(lab, (0, 0), 2.0)
+        reached = random_walk(smooth, nothing, np.full_like(nothing, 1e-4), inner, surely_background, 1.0)
+        return log_odds(reached)
+
+    def _grabcut(self, lab: Image, found: BoolMask, surely_object: BoolMask, surely_background: BoolMask) -> BoolMask:
+        """GrabCut from a first guess; what is sure stays."""
+        labels = np.where(found, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+        labels[surely_object] = cv2.GC_FGD
+        labels[surely_background] = cv2.GC_BGD
+        is_object = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+        if is_object.any() and not is_object.all() and self.iterations > 0:  # it needs samples of both
+            cv2.setRNGSeed(0)  # its k-means draws
+            models = np.zeros((1, 65)), np.zeros((1, 65))
+            cv2.grabCut(lab, labels, None, *models, self.iterations, cv2.GC_INIT_WITH_MASK)
+            is_object = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+        return _keep_clicked(is_object, surely_object)
+
+    def _fit_locally(
+        self,
+        lab: Image,
+        own: NDArray[np.int64],
+        found: BoolMask,
+        colour: Floats,
+        surely_object: BoolMask,
+        surely_background: BoolMask,
+    ) -> BoolMask:
+        """Local colour models of the mask so far, and a random walk in a band around its contour, several times."""
+        weight = np.where(surely_background, 2.0, 1.0).astype(np.float32)
+        for radius, band in LOCAL_ROUNDS:
+            if not found.any():
+                break
+            distance = signed_distance(found)
+            local, _ = local_colour_probability(own, [(own, found.astype(np.float32), weight)], radius)
+            near = log_odds(cv2.GaussianBlur(found.astype(np.float32), (0, 0), 5.0))
+            prior = sigmoid(near + log_odds(local) + 0.3 * np.clip(colour, -3, 3)).astype(np.float32)
+            depth = min(float(band), 0.6 * float(distance.max()))
+            held = ((distance > depth) | surely_object) & ~surely_background
+            dropped = ((distance < -band) | surely_background) & ~held
+            walked = random_walk(lab, prior, np.abs(2 * prior - 1), held, dropped, self.smoothness)
+            found = _keep_clicked(walked > 0.5, surely_object)
+        return found
+
+
+class _Window:
+    """A part of a photo around a box, scaled so that its longest side has a fixed length."""
+
+    def __init__(self, image: Image, box: Box, margin: float, size: int) -> None:
+        height, width = image.shape[:2]
+        x0, y0, x1, y1 = box
+        around = margin * max(x1 - x0, y1 - y0)
+        left, top = max(0.0, x0 - around), max(0.0, y0 - around)
+        right, bottom = min(float(width), x1 + around), min(float(height), y1 + around)
+        scale = size / max(right - left, bottom - top)
+        self.photo_shape = (height, width)
+        self.size = (max(16, round((right - left) * scale)), max(16, round((bottom - top) * scale)))
+        # From indices of pixels to indices of pixels: their centres lie half a pixel off the corners.
+        self.affine = np.array([[scale, 0, (0.5 - left) * scale - 0.5], [0, scale, (0.5 - top) * scale - 0.5]])
+        if scale < 0.6:
+            image = cv2.GaussianBlur(image, (0, 0), 0.4 / scale)
+        pixels = cv2.warpAffine(image, self.affine, self.size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        self.lab = to_lab(pixels)
+
+    def locate(self, x: float, y: float) -> tuple[float, float]:
+        """Continuous photo pixels -> indices of window pixels."""
+        moved = self.affine[:, :2] @ [x - 0.5, y - 0.5] + self.affine[:, 2]
+        return float(moved[0]), float(moved[1])
+
+    def inside(self, box: Box) -> BoolMask:
+        """(h, w) window pixels whose centre lies in a box of the photo."""
+        (left, top), (right, bottom) = self.locate(*box[:2]), self.locate(*box[2:])
+        rows, columns = np.mgrid[: self.size[1], : self.size[0]]
+        return (columns >= left) & (columns <= right) & (rows >= top) & (rows <= bottom)
+
+    def discs(self, prompt: Prompt, label: int, radius: int) -> BoolMask:
+        """(h, w) window pixels close to the prompt's points of a label."""
+        drawn = np.zeros((self.size[1], self.size[0]), np.uint8)
+        for (x, y), other in zip(prompt.points, prompt.labels):
+            if other == label:
+                column, row = self.locate(x, y)
+                cv2.circle(drawn, (round(column), round(row)), radius, 1, -1)
+        return drawn > 0
+
+    def warp(self, object_mask: BoolMask) -> BoolMask:
+        """(H, W) of the photo -> (h, w) of the window."""
+        return cv2.warpAffine(object_mask.astype(np.float32), self.affine, self.size) > 0.5
+
+    def to_photo(self, object_mask: BoolMask) -> BoolMask:
+        """(h, w) of the window -> (H, W) of the photo, False outside of the window."""
+        height, width = self.photo_shape
+        back = cv2.invertAffineTransform(self.affine)
+        return cv2.warpAffine(object_mask.astype(np.float32), back, (width, height)) > 0.5
+
+
+def _novelty(own: NDArray[np.int64], known_background: BoolMask, clicked: BoolMask, radius: float = 40.0) -> Floats:
+    """Log odds of the object by colour, from the known background alone: its colours, each near where it occurs.
+
+    Colours of the object are what the rest of the window has more of than the background does.
+    """
+    weight = known_background.astype(np.float32) + 10.0 * clicked
+    # "Object" evidence is all ones, so that the amount of evidence is that of the pixel's own colour.
+    _, same = local_colour_probability(own, [(own, np.ones_like(weight), weight)], radius)
+    around = cv2.GaussianBlur(weight, (0, 0), radius, borderType=cv2.BORDER_CONSTANT)
+    count = int(own.max()) + 1
+    everywhere = np.bincount(own.ravel(), weight.ravel(), count) / max(1e-6, float(weight.sum()))
+    background = 0.7 * same / (around + 1e-3) + 0.3 * everywhere[own]
+    rest = np.bincount(own[~known_background], minlength=count) / max(1, int((~known_background).sum()))
+    surplus = np.maximum(rest[own] - 0.4 * everywhere[own], 0.1 * rest[own])
+    return np.log((surplus + 1.1e-3) / (background + 1e-3)).astype(np.float32)
+
+
+def _ellipse(window: _Window, box: Box) -> BoolMask:
+    """The middle of a box: what is drawn around holds the object in its middle."""
+    (left, top), (right, bottom) = window.locate(*box[:2]), window.locate(*box[2:])
+    rows, columns = np.mgrid[: window.size[1], : window.size[0]]
+    across = (columns - (left + right) / 2) / (0.15 * (right - left) + 1)
+    down = (rows - (top + bottom) / 2) / (0.25 * (bottom - top) + 1)
+    return across**2 + down**2 < 1
+
+
+def _core(object_mask: BoolMask) -> BoolMask:
+    """The part of a mask that is deepest inside."""
+    distance = signed_distance(object_mask)
+    return object_mask & (distance > 0.5 * float(distance.max()))
+
+
+def _border(shape: tuple[int, int]) -> BoolMask:
+    """The outermost pixels: a whole photo rarely cuts its subject on all sides."""
+    border = np.ones(shape, bool)
+    border[2:-2, 2:-2] = False
+    return border
+
+
+def _keep_clicked(object_mask: BoolMask, surely_object: BoolMask) -> BoolMask:
+    """The parts that hold a click; without clicks, the largest part."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(object_mask.astype(np.uint8), connectivity=8)
+    if count < 2:
+        return object_mask
+    clicked = np.unique(labels[surely_object & object_mask])
+    if len(clicked) == 0:
+        clicked = [1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())]
+    return np.isin(labels, clicked)
+
+
+def _grown_box(object_mask: BoolMask, part: float) -> Box:
+    """A mask's bounding box, grown by a part of its longer side, within the photo."""
+    rows, columns = np.nonzero(object_mask)
+    height, width = object_mask.shape
+    left, right, top, bottom = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
+    by = part * max(right - left, bottom - top)
+    return (
+        float(max(0, left - by)),
+        float(max(0, top - by)),
+        float(min(width, right + by)),
+        float(min(height, bottom + by)),
+    )

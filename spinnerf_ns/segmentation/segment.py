@@ -67,8 +67,8 @@ def segment_capture(
         raise SpinnerfError("segmenter 'folder' wants masks: name their folder with --masks FOLDER, and leave --segmenter out")
     files = [*ready.values(), *(p.mask_path for p in prompts if p.mask_path is not None)]
     parameters = {
-        "prompts": [dataclasses.asdict(dataclasses.replace(p, mask_path=None)) for p in prompts],
-        # Which file is whose, by name: the files themselves are inputs.
+        # Masks by name, to tell which is whose: their contents are inputs.
+        "prompts": [{**dataclasses.asdict(p), "mask_path": p.mask_path and p.mask_path.name} for p in prompts],
         "masks": {photo: Path(path).name for photo, path in ready.items()},
         "segmenter": _described(segmenter),
         "tracker": _described(tracker),

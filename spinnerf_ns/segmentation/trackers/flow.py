@@ -37,7 +37,13 @@ from spinnerf_ns.segmentation.refine import (
     signed_distance,
     to_lab,
 )
-from spinnerf_ns.segmentation.trackers.object_motion import DenseFlow, fit_affine, fit_object_motion, pixel_grid
+from spinnerf_ns.segmentation.trackers.object_motion import (
+    DenseFlow,
+    fit_affine,
+    fit_object_motion,
+    match_affine,
+    pixel_grid,
+)
 
 Floats = NDArray[np.float32]
 CACHED_PHOTOS = 8
@@ -65,6 +71,8 @@ class FlowTracker:
     """How far the fit follows the photo's flat areas against flow and colour."""
     least_support: float = 0.1
     """A photo is given up (None) when less than this fraction of the object is found again in it."""
+    enough_support: float = 0.3
+    """Below this fraction, features are matched as well, for motions that are too large for flow."""
     largest_change: float = 2.0
     """A photo is given up when the fit changes the area of the warped mask by more than this factor."""
 
@@ -103,6 +111,9 @@ class FlowTracker:
             run.track_photo(index)
             if progress is not None:
                 progress(index)
+        # What was lost may be found from photos that were tracked later, from the other side.
+        while any([run.track_photo(index) for index in order if run.masks[index] is None]):
+            pass
         return run.masks
 
 
@@ -115,6 +126,7 @@ class _Run:
         self.masks: list[BoolMask | None] = [None] * len(images)
         self.sources: list[int] = []
         self.affines: dict[tuple[int, int], NDArray[np.float64]] = {}
+        self._tried: dict[int, list[int]] = {}
         self._photos: OrderedDict[int, tuple[Image, tuple[int, int]]] = OrderedDict()
 
     def take_sources(self, source_masks: dict[int, BoolMask]) -> None:
@@ -169,46 +181,77 @@ class _Run:
     def align(self, reference: int, index: int) -> NDArray[np.float64]:
         """(2, 3) affine motion of the object from the reference's working pixels to the photo's."""
         if (reference, index) not in self.affines:
-            first, second = self.photo(reference)[0], self.photo(index)[0]
-            scale = self.options.flow_size / max(*first.shape[:2], *second.shape[:2])
-            small = [_gray(_scaled(image, scale)) for image in (first, second)]
-            shape = np.maximum(small[0].shape, small[1].shape)  # photos of different sizes share a canvas
-            small = [
-                cv2.copyMakeBorder(image, 0, shape[0] - image.shape[0], 0, shape[1] - image.shape[1], cv2.BORDER_REPLICATE)
-                for image in small
-            ]
-            flow, agrees = DenseFlow(finest_scale=1)(*small)
-            known = np.zeros(flow.shape[:2], np.float32)
-            warped = _scaled(self.mask(reference), scale)
-            known[: warped.shape[0], : warped.shape[1]] = warped
-            known_mask = known > 0.5 if (known > 0.5).any() else known > 0
-            affine = fit_affine(flow, agrees, known_mask)
-            affine[:, 2] = (affine[:, 2] + (affine[:, :2] - np.eye(2)) @ [0.5, 0.5]) / scale
-            affine[:, 2] -= (affine[:, :2] - np.eye(2)) @ [0.5, 0.5]  # both scales share the outer corner, not the pixel
-            self.affines[reference, index] = affine
+            first, second, scale = self._aligned_pair(reference, index)
+            flow, agrees = DenseFlow(finest_scale=1)(first, second)
+            affine = fit_affine(flow, agrees, self._known(reference, scale, first.shape))
+            self.affines[reference, index] = _rescaled(affine, 1 / scale)
         return self.affines[reference, index]
 
-    def track_photo(self, index: int) -> None:
+    def match(self, reference: int, index: int) -> NDArray[np.float64] | None:
+        """As `align`, by features; None where they do not match."""
+        first, second, scale = self._aligned_pair(reference, index)
+        affine = match_affine(first, second, self._known(reference, scale, first.shape))
+        return None if affine is None else _rescaled(affine, 1 / scale)
+
+    def _aligned_pair(self, reference: int, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], float]:
+        """Both photos, small and grey, and their scale; photos of different sizes share a canvas."""
+        images = [self.photo(reference)[0], self.photo(index)[0]]
+        scale = self.options.flow_size / max(side for image in images for side in image.shape[:2])
+        small = [_gray(_scaled(image, scale)) for image in images]
+        height, width = np.maximum(small[0].shape, small[1].shape)
+        first, second = (
+            cv2.copyMakeBorder(image, 0, height - image.shape[0], 0, width - image.shape[1], cv2.BORDER_REPLICATE)
+            for image in small
+        )
+        return first, second, scale
+
+    def _known(self, reference: int, scale: float, shape: tuple[int, int]) -> BoolMask:
+        """A tracked mask on the small canvas."""
+        known = np.zeros(shape, np.float32)
+        small = _scaled(self.mask(reference), scale)
+        known[: small.shape[0], : small.shape[1]] = small
+        return known > 0.5 if (known > 0.5).any() else known > 0
+
+    def track_photo(self, index: int) -> bool:
+        """Tries to find the object in a photo; whether it was tried with references not tried before, and found."""
         references = self.references(index)
-        if not references:
-            return
+        if not references or self._tried.get(index) == references:
+            return False
+        self._tried[index] = references
         nearest = references[0]
-        base = self.align(nearest, index)
-        affines = [base]
+        flow_affines = [self.align(nearest, index)]
         for other in references[1:]:
             known = self.affines.get((other, nearest))  # a short step composed with a known one beats one long step
-            affines.append(self.align(other, index) if known is None else _compose(base, known))
+            flow_affines.append(self.align(other, index) if known is None else _compose(flow_affines[0], known))
+        attempts = [dict(zip(references, flow_affines))]
+        best: _Prior | None = None
+        while attempts:
+            affines = attempts.pop(0)
+            prior = self._prior(index, affines)
+            if prior is not None and (best is None or prior.support > best.support):
+                best = prior
+            if (best is None or best.support < self.options.enough_support) and affines.get(nearest) is flow_affines[0]:
+                matched = {other: self.match(other, index) for other in references}
+                matched = {other: affine for other, affine in matched.items() if affine is not None}
+                attempts += [matched] if matched else []
+        if best is None or best.support < self.options.least_support:
+            return False
+        self.masks[index] = best.fitted_mask()
+        if self.masks[index] is None:
+            return False
+        self.affines.update({(other, index): affine for other, affine in best.affines.items()})
+        return True
+
+    def _prior(self, index: int, affines: dict[int, NDArray[np.float64]]) -> _Prior | None:
+        """What references say about a photo, given how the object moved from them; None: out of sight."""
+        nearest, base = next(iter(affines.items()))
         window = self._window(index, nearest, base)
         if window is None:
-            return
-        prior = _Prior(self, index, window)
-        for other, affine in zip(references, affines):
+            return None
+        prior = _Prior(self, index, window, affines)
+        for other, affine in affines.items():
             prior.add(other, affine)
-        if prior.support < self.options.least_support:
-            return
-        for other, affine in zip(references, affines):
-            self.affines.setdefault((other, index), affine)
-        self.masks[index] = prior.fitted_mask()
+        return prior
 
     def _window(self, index: int, nearest: int, affine: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """(2, 3) from the photo's working pixels to a window around where the object should be, or None: out of sight."""
@@ -229,15 +272,18 @@ class _Run:
 class _Prior:
     """What the references say about one photo, in a window of it."""
 
-    def __init__(self, run: _Run, index: int, window: NDArray[np.float64]) -> None:
+    def __init__(
+        self, run: _Run, index: int, window: NDArray[np.float64], affines: dict[int, NDArray[np.float64]]
+    ) -> None:
         self.run, self.options, self.index = run, run.options, index
+        self.affines = affines
         self.affine = window[:2]
         self.size = tuple(int(round(side)) for side in np.maximum(window[2, :2], 16))
         self.image = _warp(run.photo(index)[0], self.affine, self.size)
         self.gray = _gray(self.image)
         self.support = 0.0
-        self.evidence: list[tuple[Image, Floats, Floats]] = []
-        """Per reference: its photo and its mask, moved to this one, and a weight."""
+        self.evidence: list[tuple[Image, Floats, Floats, Floats]] = []
+        """Per reference: its photo and its mask, moved to this one; a weight; and where it shows anything at all."""
 
     def add(self, reference: int, affine: NDArray[np.float64]) -> None:
         """Moves a reference's photo and mask into the window."""
@@ -254,13 +300,14 @@ class _Prior:
         inside = cv2.remap(inside, where, None, cv2.INTER_LINEAR)
         difference = cv2.blur(np.abs(image.astype(np.float32) - self.image).mean(axis=-1), (5, 5))
         weight = (0.1 + 0.9 * agrees) * np.exp(-difference / 15) + 0.01
-        self.evidence.append((image, known_mask, (weight * inside).astype(np.float32)))
+        trust = max(0.02, motion.support)
+        self.evidence.append((image, known_mask, (weight * trust * inside).astype(np.float32), inside))
 
     def fitted_mask(self) -> BoolMask | None:
         """(H, W) at the photo's full size, or None if the fit went astray."""
-        total = sum(weight for _, _, weight in self.evidence)
-        warped = sum(probability * weight for _, probability, weight in self.evidence) / (total + 1e-6)
-        unseen = total < 5e-3  # no reference shows this part: it lay outside their frames
+        total = sum(weight for _, _, weight, _ in self.evidence)
+        warped = sum(probability * weight for _, probability, weight, _ in self.evidence) / (total + 1e-6)
+        unseen = np.max([inside for *_, inside in self.evidence], axis=0) < 0.5  # outside of all the references' frames
         probability = self._fit(warped.astype(np.float32), unseen)
         before, after = float((warped > 0.5).sum()), float(((probability > 0.5) & ~unseen).sum())
         limit = self.options.largest_change
@@ -279,8 +326,8 @@ class _Prior:
         surely_object = (distance > depth) & ~unseen
         surely_background = (distance < -options.band) & ~unseen
         evidence = [(own, (warped > 0.5).astype(np.float32), (surely_object | surely_background).astype(np.float32))]
-        for image, probability, weight in self.evidence:
-            evidence.append((apply_palette(to_lab(image), palette), probability, (weight > 5e-3).astype(np.float32)))
+        for image, probability, _, inside in self.evidence:
+            evidence.append((apply_palette(to_lab(image), palette), probability, inside))
         colour, _ = local_colour_probability(own, evidence, options.colour_radius)
         blurred = cv2.GaussianBlur(warped, (0, 0), 3.0)
         prior = sigmoid(np.where(unseen, 0, log_odds(blurred)) + log_odds(colour)).astype(np.float32)
@@ -298,6 +345,12 @@ class _Prior:
 def _compose(second: NDArray[np.float64], first: NDArray[np.float64]) -> NDArray[np.float64]:
     """(2, 3): first, then second."""
     return np.c_[second[:, :2] @ first[:, :2], second[:, :2] @ first[:, 2] + second[:, 2]]
+
+
+def _rescaled(affine: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    """(2, 3) between indices of pixels of photos scaled by `scale`: both scales share the outer corner, not the pixel."""
+    half = (affine[:, :2] - np.eye(2)) @ [0.5, 0.5]
+    return np.c_[affine[:, :2], (affine[:, 2] + half) * scale - half]
 
 
 def _gray(image: Image) -> NDArray[np.uint8]:

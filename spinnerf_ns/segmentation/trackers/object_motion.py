@@ -20,6 +20,8 @@ Gray = NDArray[np.uint8]
 
 LEAST_MATCHES = 30
 """Fewer agreeing pixels than this carry no affine motion: only a shift is fitted."""
+LEAST_FEATURES = 6
+"""Fewer matching features than this may be chance."""
 
 
 def pixel_grid(shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -94,10 +96,44 @@ def fit_affine(flow: NDArray[np.float32], agrees: BoolMask, object_mask: BoolMas
     affine, _ = cv2.estimateAffine2D(
         np.ascontiguousarray(start), np.ascontiguousarray(moved), ransacReprojThreshold=2.5, maxIters=500
     )
-    if affine is None or not 0.25 < np.linalg.det(affine[:, :2]) < 4:  # collinear or absurd
+    if affine is None or not _is_plausible(affine):  # collinear or absurd
         shift = np.median(moved - start, axis=0)
         affine = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float64)
     return affine
+
+
+def match_affine(first: Gray, second: Gray, object_mask: BoolMask) -> NDArray[np.float64] | None:
+    """The affine motion of the object by matching SIFT features (Lowe, IJCV 2004): for steps too long for flow.
+
+    Args:
+        first, second: (H, W) uint8 grey.
+        object_mask: (H, W) the object in the first.
+
+    Returns:
+        (2, 3) from pixels of the first photo to pixels of the second, or None where too few features match.
+    """
+    sift = cv2.SIFT_create(contrastThreshold=0.02)
+    points, features = sift.detectAndCompute(first, object_mask.astype(np.uint8))
+    others, other_features = sift.detectAndCompute(second, None)
+    if features is None or other_features is None or len(points) < LEAST_FEATURES or len(others) < 2:
+        return None
+    pairs = cv2.BFMatcher(cv2.NORM_L2).knnMatch(features, other_features, k=2)
+    good = [pair[0] for pair in pairs if len(pair) == 2 and pair[0].distance < 0.8 * pair[1].distance]
+    if len(good) < LEAST_FEATURES:
+        return None
+    start = np.array([points[match.queryIdx].pt for match in good], np.float32)
+    moved = np.array([others[match.trainIdx].pt for match in good], np.float32)
+    cv2.setRNGSeed(0)
+    affine, inliers = cv2.estimateAffine2D(start, moved, ransacReprojThreshold=4.0, maxIters=2000)
+    if affine is None or int(inliers.sum()) < LEAST_FEATURES or not _is_plausible(affine):
+        return None
+    return affine
+
+
+def _is_plausible(affine: NDArray[np.float64]) -> bool:
+    """No mirror, no change of size or shape that two photos of one path would not show."""
+    sizes = np.linalg.svd(affine[:, :2], compute_uv=False)
+    return bool(np.linalg.det(affine[:, :2]) > 0 and sizes[1] > 0.4 and sizes[0] < 2.5 and sizes[0] < 2 * sizes[1])
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ spinnerf_inpaint_lite = MethodSpecification(
         "spinnerf-inpaint-lite",
         steps=1000,
         num_patches=1,
-        depth_num_rays=256,
-        reference_num_rays=128,
+        depth_num_rays=128,
+        reference_num_rays=64,
     ),
     description="spinnerf-inpaint with small grids and few samples, for laptops and CPUs",
 )

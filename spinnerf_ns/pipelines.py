@@ -19,7 +19,7 @@ from spinnerf_ns.inpainting.export import ExportConfig, export_removed, render_s
 from spinnerf_ns.nerf.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig
 from spinnerf_ns.nerf.inpaint_data import SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel, SpinnerfInpaintModelConfig
-from spinnerf_ns.nerf.rendering import render_layers, render_object_mask
+from spinnerf_ns.nerf.rendering import render_mask_and_depth, render_object_mask
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
 from spinnerf_ns.scene.capture import View
 
@@ -138,10 +138,7 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         parameters = {"threshold": OBJECTNESS_THRESHOLD}
 
         def render(view: View) -> tuple:
-            layers = render_layers(
-                self.model, capture.cameras([view]), capture.world_scale, config.dilation, downscale=config.downscale
-            )
-            return layers.object_mask, layers.z_visible, layers.z_background
+            return render_mask_and_depth(self.model, capture.cameras([view]), capture.world_scale, config.downscale)
 
         render_stage(capture, workspace, render, config, [checkpoint], parameters)
         return export_removed(capture, workspace, config)

@@ -37,7 +37,7 @@ def masked_nerf(like: TrainerConfig) -> TrainerConfig:
     for name in SHARED_MODEL_SETTINGS:
         setattr(model, name, deepcopy(getattr(like.pipeline.model, name)))
     rays = like.pipeline.datamanager.train_num_rays_per_batch
-    config.pipeline = VanillaPipelineConfig(
+    config.pipeline = VanillaPipelineConfig(  # nerfacto's own data manager starts processes
         datamanager=VanillaDataManagerConfig(
             dataparser=NerfstudioDataParserConfig(load_3D_points=False), train_num_rays_per_batch=rays
         ),
@@ -70,8 +70,17 @@ def stock_models_without_download() -> Iterator[None]:
 
 def load_pipeline(config_path: Path) -> Any:
     """A finished run's pipeline on the test split, ours or a baseline's, in evaluation mode."""
-    from nerfstudio.utils.eval_utils import eval_setup
+    import torch
+    import yaml
+    from nerfstudio.utils.eval_utils import eval_load_checkpoint
 
+    # eval_setup would give stock nerfacto its registered data manager's class in place of the one that the run used.
+    config = yaml.load(config_path.read_text(), Loader=yaml.Loader)
+    config.load_dir = config.get_checkpoint_dir()
     with stock_models_without_download():
-        pipeline: VanillaPipeline = eval_setup(config_path, test_mode="test")[1]
+        pipeline: VanillaPipeline = config.pipeline.setup(
+            device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test"
+        )
+    pipeline.eval()
+    eval_load_checkpoint(config, pipeline)
     return pipeline

@@ -224,7 +224,7 @@ def build_room(rng: np.random.Generator) -> Room:
             0.46,
         ),
         Thing(Revolved((0.38, 1.5, 0.16), 0.16, -1.0, (-0.16, 0.16)), _ball(noise), 0.2),
-        Thing(Box((0.67, 0.75, 0.13), (0.13, 0.17, 0.13), 0.5), _cardboard(noise), 0.26),
+        Thing(Box((0.22, 1.02, 0.13), (0.13, 0.17, 0.13), 0.15), _cardboard(noise), 0.26),
     )
     x, y, _ = TARGET_CENTER
     body, neck = 0.28, 0.62

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -12,22 +12,24 @@ from rich.progress import track
 
 from spinnerf_ns.conventions import (
     DILATION_PER_1000,
-    atomic_path,
     dilate_mask,
     disparity_to_z,
+    load_depth,
     load_object_mask,
+    save_depth,
     save_object_mask,
     z_to_disparity,
 )
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.inpainting.background import background_depths
 from spinnerf_ns.inpainting.inpainters import INPAINTERS
 from spinnerf_ns.inpainting.visibility import ViewLayers, fill_from_views
 from spinnerf_ns.scene.capture import Capture, View
 from spinnerf_ns.scene.dataset_writer import RemovedView, RemovedWriter
 from spinnerf_ns.scene.workspace import Workspace
 
-RenderLayers = Callable[[View], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32], npt.NDArray[np.float32]]]
-"""A view -> (object_mask, z_visible, z_background), each (H, W), depths in world units."""
+RenderLayers = Callable[[View], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]]
+"""A view -> (object_mask, z_visible), each (H, W), planar depth in world units, 0 = unknown."""
 
 
 @dataclass
@@ -51,8 +53,8 @@ class ExportConfig:
 
 
 def layers_path(workspace: Workspace, photo: str) -> Path:
-    """Where a photo's rendered depths lie: .npz with z_visible and z_background, (H, W) float32, world units."""
-    return workspace.root / "layers" / f"{photo}.npz"
+    """Where a photo's rendered depth lies, object included: what `load_depth` reads."""
+    return workspace.root / "layers" / f"{photo}.npy"
 
 
 def views_with_object(capture: Capture, workspace: Workspace) -> list[View]:
@@ -77,17 +79,16 @@ def render_stage(
         parameters: what else the result depends on.
     """
     masks, layers = workspace.masks_3d, workspace.root / "layers"
-    parameters = {"dilation": config.dilation, "downscale": config.downscale, **parameters}
+    parameters = {"downscale": config.downscale, **parameters}
     with workspace.stage("render", parameters, inputs, [masks, layers], overwrite=config.overwrite) as stage:
         if stage.fresh:
             return
         for view in track(views_with_object(capture, workspace), "Rendering masks and depth"):
             if stage.done(view.photo):
                 continue
-            object_mask, z_visible, z_background = render(view)
+            object_mask, z_visible = render(view)
             save_object_mask(stage.folder(masks) / f"{view.photo}.png", object_mask)
-            with atomic_path(stage.folder(layers) / f"{view.photo}.npz") as temporary, open(temporary, "wb") as file:
-                np.savez_compressed(file, z_visible=z_visible, z_background=z_background)
+            save_depth(stage.folder(layers) / f"{view.photo}.npy", z_visible)
             stage.record(view.photo, mask_area=int(object_mask.sum()))
 
 
@@ -155,6 +156,8 @@ def make_inpainter(config: ExportConfig) -> tuple[str, Any]:
 def _fill(layers: list[ViewLayers], config: ExportConfig) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Per view (image, unseen_mask, z of the filled pixels)."""
     if config.fill_from_views:
+        depths = background_depths(layers)
+        layers = [replace(layer, z_background=z) for layer, z in zip(layers, depths, strict=True)]
         return [(f.image, f.unseen_mask, f.z) for f in fill_from_views(layers, config.depth_tolerance)]
     return [(layer.image, layer.hole, np.zeros(layer.hole.shape, np.float32)) for layer in layers]
 
@@ -174,11 +177,11 @@ def _removed_view(layer: ViewLayers, image: np.ndarray, unseen: np.ndarray, z: n
 
 
 def load_layers(workspace: Workspace, view: View, config: ExportConfig) -> ViewLayers:
-    """A view's photo, hole and rendered depths."""
+    """A view's photo, hole and rendered depth; its background depth is not known yet."""
     image = view.read_image()
     hole = dilate_mask(load_object_mask(_mask_path(workspace, view), image.shape[:2]), config.dilation)
-    with np.load(layers_path(workspace, view.photo)) as depths:
-        return ViewLayers(view, image, hole, depths["z_visible"], np.where(hole, depths["z_background"], 0).astype(np.float32))
+    z_visible = load_depth(layers_path(workspace, view.photo))
+    return ViewLayers(view, image, hole, z_visible, np.zeros_like(z_visible))
 
 
 def _mask_path(workspace: Workspace, view: View) -> Path:

@@ -16,7 +16,8 @@ from nerfstudio.models import nerfacto
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from torch import Tensor, nn
 
-from spinnerf_ns.nerf.losses import stop_geometry
+from spinnerf_ns.nerf.losses import expected_disparity, sparse_depth_loss, stop_geometry
+from spinnerf_ns.nerf.pixel_samplers import RayLayout
 from spinnerf_ns.nerf.scene_placement import PlacedContraction, PlacedPiecewiseSampler
 
 TRAINS_GEOMETRY = "trains_geometry"
@@ -40,6 +41,8 @@ class SpinnerfModelConfig(NerfactoModelConfig):
     infinity, and the export needs its depth."""
     eval_num_rays_per_chunk: int = 1 << 14
     """Rays per forward pass when whole photos are rendered."""
+    sparse_depth_loss_mult: float = 0.1
+    """Weight of the disparity loss at the capture's sparse points, in units of their median disparity."""
     place_scene: bool = True
     """Whether to contract about the scene's content (from its sparse points) instead of about the cameras' cube."""
     fast_hash_grid: bool = True
@@ -120,6 +123,10 @@ class SpinnerfModel(NerfactoModel):
                     )
         if self.config.predict_normals:
             self._add_normals(outputs, field_outputs, weights, ray_bundle)
+        if self.training and "directions_norm" in metadata:
+            t = (ray_samples.frustums.starts + ray_samples.frustums.ends) / 2
+            outputs["expected_disparity"] = expected_disparity(weights, t, metadata["directions_norm"])
+            outputs["directions_norm"] = metadata["directions_norm"]
         outputs.update(self.extra_outputs(ray_bundle, ray_samples, weights, positions, geometry))
         return outputs
 
@@ -154,12 +161,43 @@ class SpinnerfModel(NerfactoModel):
         """Hook: further outputs with one row per ray."""
         return {}
 
+    def get_metrics_dict(self, outputs, batch) -> dict[str, Tensor]:
+        """Nerfacto's metrics, over the uniform rays."""
+        return super().get_metrics_dict(*uniform_part(outputs, batch))
+
+    def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:
+        """Nerfacto's losses over the uniform rays, and `sparse_depth_loss`."""
+        losses = super().get_loss_dict(*uniform_part(outputs, batch), metrics_dict)
+        layout: RayLayout | None = batch.get("layout")
+        if self.training and layout is not None and layout.sparse:
+            start = layout.num_rays - layout.sparse  # the last family
+            samples = outputs["ray_samples_list"][-1].frustums
+            losses["sparse_depth_loss"] = self.config.sparse_depth_loss_mult * sparse_depth_loss(
+                outputs["weights_list"][-1][start:],
+                ((samples.starts + samples.ends) / 2)[start:],
+                outputs["directions_norm"][start:],
+                batch["sparse_disparity"].to(self.device),
+                batch["sparse_disparity_scale"],
+            )
+        return losses
+
     def get_image_metrics_and_images(self, outputs, batch) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Nerfacto's metrics and pictures; LPIPS only where its network is at hand."""
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
         if metrics["lpips"] != metrics["lpips"]:  # NaN: not measured
             del metrics["lpips"]
         return metrics, images
+
+
+def uniform_part(outputs: dict, batch: dict) -> tuple[dict, dict]:
+    """Outputs and batch of the uniform rays alone, for the losses that nerfacto has; ray samples stay those of all rays."""
+    layout: RayLayout | None = batch.get("layout")
+    if layout is None:
+        return outputs, batch
+    part = dict(outputs)
+    for key in ("rgb", "accumulation"):
+        part[key] = outputs[key][: layout.uniform]
+    return part, {**batch, "image": batch["image"][: layout.uniform]}
 
 
 class CachedLpips(nn.Module):

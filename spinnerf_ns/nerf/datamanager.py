@@ -21,9 +21,10 @@ from torch import Tensor
 from spinnerf_ns.conventions import load_object_mask
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.nerf.losses import UNKNOWN
-from spinnerf_ns.nerf.pixel_samplers import PixelPool, sample_usable
+from spinnerf_ns.nerf.pixel_samplers import PixelPool, RayLayout, sample_usable
 from spinnerf_ns.scene.bounds import scene_bounds
 from spinnerf_ns.scene.capture import Capture, View, capture_from_dataparser
+from spinnerf_ns.scene.sparse_depth import read_colored_points, visible_depths
 from spinnerf_ns.scene.workspace import Workspace
 
 Extras = Callable[[Path, tuple[int, int]], dict[str, Tensor]]
@@ -64,6 +65,8 @@ class SpinnerfDataManagerConfig(VanillaDataManagerConfig):
     """Rays over the photos' usable pixels per step."""
     workspace: Path | None = None
     """Folder of masks and exports; by default <data>/spinnerf."""
+    sparse_num_rays: int = 512
+    """Rays per step through the capture's sparse points, with their depth to meet; 0 to leave the points unused."""
 
 
 class SpinnerfDataManager(VanillaDataManager):
@@ -136,6 +139,38 @@ class SpinnerfDataManager(VanillaDataManager):
         """Builds the pixel pool; stands in for the stock loader and its float copies."""
         self.train_pool = build_pool(self.train_dataset, self.add_to_pool)
         self.train_ray_generator = RayGenerator(self.train_dataset.cameras.to(self.device))
+        self.sparse_pixels, self.sparse_disparity = self._read_sparse_depth()
+        # The scene's typical disparity: a disparity loss is measured in it.
+        self._sparse_scale = float(self.sparse_disparity.median()) if len(self.sparse_disparity) else 1.0
+        self.layout = RayLayout(uniform=self.config.train_num_rays_per_batch, sparse=self._num_sparse_rays)
+
+    @property
+    def _num_sparse_rays(self) -> int:
+        return self.config.sparse_num_rays if len(self.sparse_pixels) else 0
+
+    def _read_sparse_depth(self) -> tuple[Tensor, Tensor]:
+        """Flat pixel indices (K,) of the sparse points that training photos show, and their disparities (K,)."""
+        points = read_colored_points(self.capture) if self.config.sparse_num_rays else None
+        pool, scale = self.train_pool, self.capture.world_scale
+        flat, disparity = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
+        for index, path in enumerate(self.train_dataset.image_filenames if points is not None else ()):
+            view = self.view_of(path)
+            start, end = pool.starts[index : index + 2].tolist()
+            height, width = int(pool.heights[index]), int(pool.widths[index])
+            if (height, width) != (view.height, view.width):  # camera_res_scale_factor: the views' cameras do not fit
+                continue
+            image = pool.colors[start:end, :3].view(height, width, 3).numpy()
+            pixels, z = visible_depths(view, image, points)
+            flat.append(torch.from_numpy(pixels[:, 0] * width + pixels[:, 1] + start))
+            disparity.append(torch.from_numpy(1.0 / (z * scale)).float())
+        return torch.cat(flat), torch.cat(disparity)
+
+    def sample_sparse(self, batch: dict) -> Tensor:
+        """Draws the step's rays through sparse points: flat indices (R,); their disparities are entered in the batch."""
+        chosen = torch.randint(max(1, len(self.sparse_pixels)), (self._num_sparse_rays,))
+        batch["sparse_disparity"] = self.sparse_disparity[chosen][:, None]
+        batch["sparse_disparity_scale"] = self._sparse_scale
+        return self.sparse_pixels[chosen]
 
     def setup_eval(self) -> None:
         """Loaders of whole photos, for metrics and the viewer."""
@@ -148,9 +183,12 @@ class SpinnerfDataManager(VanillaDataManager):
         """Hook: is shown each training photo's data while the pool is built."""
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
-        """Rays over usable pixels."""
+        """Rays over usable pixels, and through sparse points; see `RayLayout`."""
         self.train_count += 1
-        return self.rays(self.train_pool, sample_usable(self.train_pool, self.config.train_num_rays_per_batch))
+        extra: dict = {"layout": self.layout}
+        flat = torch.cat([sample_usable(self.train_pool, self.layout.uniform), self.sample_sparse(extra)])
+        bundle, batch = self.rays(self.train_pool, flat)
+        return bundle, {**batch, **extra}
 
     def next_eval(self, step: int) -> tuple[RayBundle, dict]:
         """Rays over the pixels of the eval photos."""
@@ -167,15 +205,15 @@ class SpinnerfDataManager(VanillaDataManager):
             flat: (R,) flat indices in the pool.
 
         Returns:
-            The bundle and a batch with "image" (R, C) in [0, 1] and "indices" (R, 3).
+            The bundle and a batch with "image" (R, C) in [0, 1], "indices" (R, 3) and "flat" (R,).
         """
         indices = pool.ray_indices(pool.locate(flat))
         bundle = (generator or self.train_ray_generator)(indices.to(self.device))
-        return bundle, {"image": pool.image_colors(flat), "indices": indices}
+        return bundle, {"image": pool.image_colors(flat), "indices": indices, "flat": flat}
 
     def get_train_rays_per_batch(self) -> int:
-        """Rays of a training step."""
-        return self.config.train_num_rays_per_batch
+        """Rays of a training step, of all families."""
+        return self.layout.num_rays
 
     def get_eval_rays_per_batch(self) -> int:
         """Rays of an evaluation step."""
@@ -288,10 +326,8 @@ class SpinnerfSegDataManager(SpinnerfDataManager):
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """Rays over usable pixels with their labels under "object_label" (R,) uint8."""
-        self.train_count += 1
-        flat = sample_usable(self.train_pool, self.config.train_num_rays_per_batch)
-        bundle, batch = self.rays(self.train_pool, flat)
-        batch["object_label"] = self.labels[flat]
+        bundle, batch = super().next_train(step)
+        batch["object_label"] = self.labels[batch["flat"][: self.layout.uniform]]
         return bundle, batch
 
 

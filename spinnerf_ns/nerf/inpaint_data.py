@@ -40,7 +40,7 @@ class SpinnerfInpaintDataManagerConfig(SpinnerfDataManagerConfig):
     patch_start_step: int = 300
     """Step of the first patches: before it the renders are no pictures yet."""
     depth_num_rays: int = 1024
-    """Rays per step in the removed region with the exported disparity to meet."""
+    """Rays per step in the hole with the exported disparity to meet."""
     reference_num_rays: int = 1024
     """Rays per step in the reference view's hole with the inpainted colour to meet."""
     reference_view: str | None = None
@@ -113,6 +113,7 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
             patches=(self.config.num_patches, *side) if len(self.hole_pixels) and self.config.num_patches else (0, 0, 0),
             depth=self.config.depth_num_rays if len(self.depth_pixels) else 0,
             reference=self.config.reference_num_rays if len(self.reference_pixels) else 0,
+            sparse=self._num_sparse_rays,
         )
         self._trains_geometry = torch.zeros(self.layout.num_rays, 1, dtype=torch.bool)
         self._trains_geometry[: self.layout.uniform] = True
@@ -141,7 +142,8 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
             hole_masks.append(torch.from_numpy(hole.reshape(-1)))
             hole_pixels.append(np.flatnonzero(hole) + start)
             region_pixels.append(np.flatnonzero(object_mask) + start)
-            with_depth = np.flatnonzero(object_mask & (z > 0))
+            # Where other photos show the background, their colours say its depth better than an earlier field's.
+            with_depth = np.flatnonzero(hole & (z > 0))
             depth_pixels.append(with_depth + start)
             disparities.append(1.0 / z.reshape(-1)[with_depth])
         self.hole_pixels = torch.from_numpy(np.concatenate(hole_pixels))
@@ -155,6 +157,11 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
             )
         outside = ~torch.cat(hole_masks)
         pool.usable = outside if pool.usable is None else pool.usable & outside
+        # What the points say of the removed region they say of the object.
+        outside_region = torch.ones(pool.num_pixels, dtype=torch.bool)
+        outside_region[self.region_pixels] = False
+        kept = outside_region[self.sparse_pixels]
+        self.sparse_pixels, self.sparse_disparity = self.sparse_pixels[kept], self.sparse_disparity[kept]
         self.disparity_scale = float(self.disparity.median()) if len(self.disparity) else 1.0
 
     def _choose_reference(self) -> int:
@@ -197,8 +204,11 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
             disparity = self.disparity[chosen]
         if layout.reference:
             parts.append(sample_list(self.reference_pixels, layout.reference))
+        extra: dict = {}
+        parts.append(self.sample_sparse(extra))
         bundle, batch = self.rays(pool, torch.cat(parts))
         bundle.metadata[TRAINS_GEOMETRY] = self._trains_geometry[: layout.num_rays].to(self.device)
+        batch.update(extra)
         batch.update(disparity=disparity[:, None], disparity_scale=self.disparity_scale, layout=layout)
         return bundle, batch
 
@@ -208,10 +218,6 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         pool = self.train_pool
         flat = torch.cat([sample_list(self.region_pixels, half), torch.randint(pool.num_pixels, (half,))])
         return self.rays(pool, flat)[0]
-
-    def get_train_rays_per_batch(self) -> int:
-        """Rays of a training step, of all families."""
-        return self.layout.num_rays
 
 
 def find_removed(data: Path, workspace: Path | None = None) -> Path:

@@ -8,12 +8,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from spinnerf_ns.nerf.base_model import SpinnerfModel, SpinnerfModelConfig
-from spinnerf_ns.nerf.losses import as_patches, disparity_loss, expected_disparity
+from spinnerf_ns.nerf.losses import as_patches, disparity_loss
 from spinnerf_ns.nerf.pixel_samplers import RayLayout
 
 
@@ -28,9 +27,9 @@ class SpinnerfInpaintModelConfig(SpinnerfModelConfig):
     """File of the perceptual network's backbone, in torchvision's layout; by default torch's cache, else a download."""
     perceptual_loss_mult: float = 0.01
     """Weight of the perceptual loss (mean over patches)."""
-    disparity_loss_mult: float = 1.0
-    """Weight of the disparity loss in the removed region, in units of the region's median disparity."""
-    reference_loss_mult: float = 1.0
+    disparity_loss_mult: float = 0.1
+    """Weight of the disparity loss in the hole, in units of the hole's median disparity."""
+    reference_loss_mult: float = 0.1
     """Weight of the pixel loss in the reference view's hole."""
     init_from: Path | None = None
     """config.yml of a spinnerf-seg run to start from, its object carved out; by default training starts from scratch."""
@@ -67,29 +66,16 @@ class SpinnerfInpaintModel(SpinnerfModel):
             self._perceptual.append(loss)
         return self._perceptual[0](prediction, target)
 
-    def extra_outputs(
-        self, ray_bundle: RayBundle, ray_samples: RaySamples, weights: Tensor, positions: Tensor, geometry: Tensor
-    ) -> dict[str, Tensor]:
-        """In training `expected_disparity` (R, 1), of planar depth, in the training frame."""
-        if not self.training or ray_bundle.metadata is None or "directions_norm" not in ray_bundle.metadata:
-            return {}
-        t = (ray_samples.frustums.starts + ray_samples.frustums.ends) / 2
-        return {"expected_disparity": expected_disparity(weights, t, ray_bundle.metadata["directions_norm"])}
-
     # ---------------------------------------------------------------------------------------------------------- losses
-    def get_metrics_dict(self, outputs, batch) -> dict[str, Tensor]:
-        """Nerfacto's metrics, over the uniform rays."""
-        return super().get_metrics_dict(*_uniform_part(outputs, batch))
-
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:
         """Nerfacto's losses over the uniform rays, and those of the other families."""
-        losses = super().get_loss_dict(*_uniform_part(outputs, batch), metrics_dict)
+        losses = super().get_loss_dict(outputs, batch, metrics_dict)
         layout: RayLayout | None = batch.get("layout")
         if layout is None or not self.training:
             return losses
         image = self.renderer_rgb.blend_background(batch["image"].to(self.device))
-        _, patches, _, reference = layout.split(outputs["rgb"])
-        _, patches_target, _, reference_target = layout.split(image)
+        _, patches, _, reference, _ = layout.split(outputs["rgb"])
+        _, patches_target, _, reference_target, _ = layout.split(image)
         if layout.patch_rays:
             distance = self.perceptual(
                 as_patches(patches, layout.patches), as_patches(patches_target, layout.patches)
@@ -116,14 +102,3 @@ class SpinnerfInpaintModel(SpinnerfModel):
             if not bool(inside.all()):
                 metrics["psnr_outside"] = float(-10.0 * torch.log10(squared[~inside].mean()))
         return metrics, images
-
-
-def _uniform_part(outputs: dict, batch: dict) -> tuple[dict, dict]:
-    """Outputs and batch of the uniform rays alone, for the losses that nerfacto has; ray samples stay those of all rays."""
-    layout: RayLayout | None = batch.get("layout")
-    if layout is None:
-        return outputs, batch
-    part = dict(outputs)
-    for key in ("rgb", "accumulation"):
-        part[key] = outputs[key][: layout.uniform]
-    return part, {**batch, "image": batch["image"][: layout.uniform]}

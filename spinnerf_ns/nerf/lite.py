@@ -28,7 +28,7 @@ LITE_MODEL = {
 
 
 def lite(config: TrainerConfig, method_name: str, steps: int, model: dict | None = None, **datamanager: object) -> TrainerConfig:
-    """A copy of `config` with `LITE_MODEL`, 1024 rays a step and `steps` steps.
+    """A copy of `config` with `LITE_MODEL`, 1024 rays a step (and a few for other losses) and `steps` steps.
 
     Args:
         config: the method at full size; it is left as it is.
@@ -45,7 +45,7 @@ def lite(config: TrainerConfig, method_name: str, steps: int, model: dict | None
         config.machine.device_type = "cpu"
     for name, value in {**LITE_MODEL, **(model or {})}.items():
         setattr(config.pipeline.model, name, deepcopy(value))
-    for name, value in {"train_num_rays_per_batch": 1024, **datamanager}.items():
+    for name, value in {"train_num_rays_per_batch": 1024, "sparse_num_rays": 128, **datamanager}.items():
         setattr(config.pipeline.datamanager, name, value)
     for group in config.optimizers.values():
         group["scheduler"] = ExponentialDecaySchedulerConfig(lr_final=group["optimizer"].lr / 10, max_steps=steps)

@@ -58,6 +58,28 @@ def disparity_loss(disparity: Tensor, target: Tensor, scale: float) -> Tensor:
     return squared.sum() / known.sum().clamp(min=1)
 
 
+def sparse_depth_loss(weights: Tensor, t: Tensor, directions_norm: Tensor, target: Tensor, scale: float) -> Tensor:
+    """Squared disparity error of every sample, composited: also draws together what lies around the known depth.
+
+    A sparse point's depth is exact, so a ray's whole weight belongs there (the reasoning of DS-NeRF, Deng et al. 2022); the
+    error of the expected disparity alone would be met by something before and something behind the surface.
+
+    Args:
+        weights: (R, S, 1) rendering weights.
+        t: (R, S, 1) distances of the samples along the ray.
+        directions_norm: (R, 1).
+        target: (R, 1) disparity of planar depth.
+        scale: the disparity that counts as 1.
+
+    Returns:
+        A scalar.
+    """
+    disparity = directions_norm[:, None] / t.clamp(min=1e-6)
+    squared = ((disparity - target[:, None]) / scale).square()
+    missed = (target / scale).square() * (1.0 - weights.sum(dim=1)).clamp(min=0)
+    return ((weights * squared).sum(dim=1) + missed).mean()
+
+
 def as_patches(values: Tensor, patches: tuple[int, int, int]) -> Tensor:
     """(B * h * w, 3) values of patch rays -> (B, 3, h, w)."""
     return values.view(*patches, 3).permute(0, 3, 1, 2)

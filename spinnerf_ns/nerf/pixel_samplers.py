@@ -173,7 +173,7 @@ def sample_patches(
 class RayLayout:
     """Which rays of a bundle serve which loss; rides in the batch under "layout".
 
-    The families lie behind one another: uniform, patches, depth, reference.
+    The families lie behind one another: uniform, patches, depth, reference, sparse.
     """
 
     uniform: int
@@ -184,6 +184,8 @@ class RayLayout:
     """Rays in the hole with a disparity to meet: trains geometry."""
     reference: int = 0
     """Rays in the reference view's hole: pixel loss, trains colour only."""
+    sparse: int = 0
+    """Rays through sparse points, with their disparity to meet: trains geometry."""
 
     @property
     def patch_rays(self) -> int:
@@ -193,9 +195,8 @@ class RayLayout:
     @property
     def num_rays(self) -> int:
         """All rays of the bundle."""
-        return self.uniform + self.patch_rays + self.depth + self.reference
+        return self.uniform + self.patch_rays + self.depth + self.reference + self.sparse
 
-    def split(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(R, ...) -> views of the four families, in the order of the fields."""
-        uniform, patches, depth, reference = values.split([self.uniform, self.patch_rays, self.depth, self.reference])
-        return uniform, patches, depth, reference
+    def split(self, values: Tensor) -> tuple[Tensor, ...]:
+        """(R, ...) -> views of the five families, in the order of the fields."""
+        return values.split([self.uniform, self.patch_rays, self.depth, self.reference, self.sparse])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Sequence
 
 import cv2
@@ -12,7 +11,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, BoolMask, dilate_mask, t_to_z
+from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, BoolMask, t_to_z
 from spinnerf_ns.nerf.base_model import SpinnerfModel
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel
 
@@ -72,44 +71,27 @@ def _planar_depth(outputs: dict[str, Tensor], rays) -> Tensor:
     return torch.where(outputs["accumulation"] > LEAST_ACCUMULATION, z, torch.zeros_like(z))
 
 
-@dataclass
-class Layers:
-    """What the segmentation field shows of a photo; all (H, W)."""
-
-    object_mask: BoolMask
-    """Objectness above the threshold, no dilation."""
-    z_visible: npt.NDArray[np.float32]
-    """Planar depth with the object, in the capture's world units; 0 = unknown."""
-    z_background: npt.NDArray[np.float32]
-    """Planar depth in and around the mask with the object carved out, world units; 0 = unknown or not rendered."""
-
-
-def render_layers(
-    model: SpinnerfSegModel, camera: Cameras, world_scale: float, dilation_per_1000: float, downscale: int = 1
-) -> Layers:
-    """Renders a photo's mask, its depth, and the depth behind the object.
+def render_mask_and_depth(
+    model: SpinnerfSegModel, camera: Cameras, world_scale: float, downscale: int = 1
+) -> tuple[BoolMask, npt.NDArray[np.float32]]:
+    """Renders a photo's object mask and its depth.
 
     Args:
         model: a segmentation model.
         camera: one camera, in the training frame.
         world_scale: training frame's units per world unit.
-        dilation_per_1000: how far around the mask the background is rendered.
         downscale: render one pixel in so many per axis and interpolate.
+
+    Returns:
+        (H, W) bool, objectness above the threshold, no dilation; (H, W) planar depth with the object in world units, 0 =
+        unknown.
     """
-    height, width = int(camera.height), int(camera.width)
+    shape = (int(camera.height), int(camera.width))
     if downscale > 1:
         camera = scaled(camera, downscale)
     rendered = render_pixels(model, camera, ("objectness", "z"))
-    small_mask = rendered["objectness"] > OBJECTNESS_THRESHOLD
-    # One rendered pixel more than the hole, so that interpolating to full size finds values up to its rim.
-    hole = cv2.dilate(dilate_mask(small_mask, dilation_per_1000).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    with model.object_carved_out():
-        background = render_pixels(model, camera, ("z",), hole)["z"]
-    return Layers(
-        object_mask=_resized(rendered["objectness"], (height, width)) > OBJECTNESS_THRESHOLD,
-        z_visible=_resized_depth(rendered["z"], (height, width)) / np.float32(world_scale),
-        z_background=_resized_depth(background, (height, width)) / np.float32(world_scale),
-    )
+    object_mask = _resized(rendered["objectness"], shape) > OBJECTNESS_THRESHOLD
+    return object_mask, _resized_depth(rendered["z"], shape) / np.float32(world_scale)
 
 
 def scaled(camera: Cameras, downscale: int) -> Cameras:

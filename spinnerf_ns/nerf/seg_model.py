@@ -143,7 +143,7 @@ class SpinnerfSegModel(SpinnerfModel):
         if "objectness" in outputs and "object_label" in batch:
             labels = batch["object_label"].to(self.device).view(-1)
             known = labels != UNKNOWN
-            found = (outputs["objectness"].view(-1) > OBJECTNESS_THRESHOLD) & known
+            found = (outputs["objectness"].view(-1)[: len(labels)] > OBJECTNESS_THRESHOLD) & known
             true = (labels == 1) & known
             union = (found | true).sum()
             metrics["objectness_iou"] = ((found & true).sum() / union.clamp(min=1)).detach()
@@ -155,7 +155,7 @@ class SpinnerfSegModel(SpinnerfModel):
         if self.training and "objectness_logit" in outputs and "object_label" in batch:
             labels = batch["object_label"].to(self.device).view(-1)
             losses["objectness_loss"] = self.config.objectness_loss_mult * objectness_loss(
-                outputs["objectness_logit"], labels
+                outputs["objectness_logit"][: len(labels)], labels
             )
         return losses
 

@@ -89,8 +89,8 @@ def test_inverted_masks_are_refused(images):
 
 
 def test_layout_splits_in_the_order_of_its_fields():
-    layout = RayLayout(uniform=5, patches=(2, 3, 4), depth=7, reference=1)
-    assert layout.num_rays == 5 + 24 + 7 + 1
+    layout = RayLayout(uniform=5, patches=(2, 3, 4), depth=7, reference=1, sparse=2)
+    assert layout.num_rays == 5 + 24 + 7 + 1 + 2
     parts = layout.split(torch.arange(layout.num_rays))
-    assert [len(part) for part in parts] == [5, 24, 7, 1]
+    assert [len(part) for part in parts] == [5, 24, 7, 1, 2]
     assert torch.equal(torch.cat(parts), torch.arange(layout.num_rays))

@@ -47,6 +47,8 @@ from spinnerf_ns.segmentation.trackers.object_motion import (
 
 Floats = NDArray[np.float32]
 CACHED_PHOTOS = 8
+UNSEEN_ODDS = -1.0
+"""Log odds of the object where no reference shows anything: what comes into a frame mostly is background."""
 
 
 @dataclass
@@ -69,9 +71,9 @@ class FlowTracker:
     """Gaussian radius of the neighbourhood of a local colour model."""
     smoothness: float = 8.0
     """How far the fit follows the photo's flat areas against flow and colour."""
-    least_support: float = 0.1
+    least_support: float = 0.4
     """A photo is given up (None) when less than this fraction of the object is found again in it."""
-    enough_support: float = 0.3
+    enough_support: float = 0.6
     """Below this fraction, features are matched as well, for motions that are too large for flow."""
     largest_change: float = 2.0
     """A photo is given up when the fit changes the area of the warped mask by more than this factor."""
@@ -324,13 +326,14 @@ class _Prior:
         # The object may be narrower than the band: what is deepest in it stays object all the same.
         depth = min(float(options.band), 0.6 * max(1.0, float(distance.max())))
         surely_object = (distance > depth) & ~unseen
-        surely_background = (distance < -options.band) & ~unseen
+        # What comes into the frame may be more of the object, but only next to it.
+        surely_background = distance < np.where(unseen, -2 * options.band, -options.band)
         evidence = [(own, (warped > 0.5).astype(np.float32), (surely_object | surely_background).astype(np.float32))]
         for image, probability, _, inside in self.evidence:
             evidence.append((apply_palette(to_lab(image), palette), probability, inside))
         colour, _ = local_colour_probability(own, evidence, options.colour_radius)
         blurred = cv2.GaussianBlur(warped, (0, 0), 3.0)
-        prior = sigmoid(np.where(unseen, 0, log_odds(blurred)) + log_odds(colour)).astype(np.float32)
+        prior = sigmoid(np.where(unseen, UNSEEN_ODDS, log_odds(blurred)) + log_odds(colour)).astype(np.float32)
         return random_walk(lab, prior, np.abs(2 * prior - 1), surely_object, surely_background, options.smoothness)
 
     def _to_photo(self, probability: Floats) -> BoolMask:

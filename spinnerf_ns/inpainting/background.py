@@ -1,0 +1,89 @@
+"""Depth behind the object, from the photos that look past it.
+
+A photo's rendered depth is good where the photo was trained on: at what it shows. Behind the object nothing holds a field in
+place from this photo's side. So the surfaces that the other photos show, with their own good depth, are carried over: every
+pixel of theirs outside the object becomes a point, and what falls into this photo's hole is the background there.
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from spinnerf_ns.inpainting.visibility import ViewLayers
+from spinnerf_ns.scene.cameras import project, unproject
+
+SUPPORT_TOLERANCE = 0.02
+"""Two carried points of a pixel support each other when their depths agree to this relative difference."""
+
+EDGE_TOLERANCE = 0.05
+"""A pixel whose neighbours' depths differ by more than this is on an edge of depth, where rendered depth is a mixture."""
+
+BEHIND = 0.98
+"""Background lies no nearer than this part of the object's own depth."""
+
+MAX_SOURCES = 16
+"""Photos from which points are carried: the nearest ones. More say the same again."""
+
+
+def background_depths(layers: Sequence[ViewLayers], max_sources: int = MAX_SOURCES) -> list[npt.NDArray[np.float32]]:
+    """Depth behind the object in every photo, where other photos show it.
+
+    Args:
+        layers: the photos; their z_background is not read.
+        max_sources: from how many other photos points are carried into each.
+
+    Returns:
+        Per photo (H, W) float32 planar depth in world units inside the hole, 0 where no two points agree.
+    """
+    clouds = [_visible_points(layer) for layer in layers]
+    centers = np.stack([layer.view.c2w[:, 3] for layer in layers])
+    results = []
+    for index, layer in enumerate(layers):
+        distance = np.linalg.norm(centers - centers[index], axis=1)
+        nearest = [j for j in np.argsort(distance, kind="stable") if j != index][:max_sources]
+        results.append(_carried(layer, [clouds[j] for j in nearest]))
+    return results
+
+
+def _visible_points(layer: ViewLayers) -> npt.NDArray[np.float64]:
+    """(P, 3) world points of the pixels outside the hole whose depth is no mixture."""
+    z = layer.z_visible
+    kernel = np.ones((3, 3), np.uint8)
+    smooth = cv2.dilate(z, kernel) <= (1 + EDGE_TOLERANCE) * cv2.erode(z, kernel)
+    rows, columns = np.nonzero((z > 0) & smooth & ~layer.hole)
+    if len(rows) == 0:
+        return np.zeros((0, 3))
+    xy = np.stack([columns + 0.5, rows + 0.5], axis=1)
+    points = unproject(layer.view, xy, z[rows, columns].astype(np.float64))
+    return points[np.isfinite(points).all(axis=1)]
+
+
+def _carried(layer: ViewLayers, clouds: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float32]:
+    """The nearest depth behind the object that two carried points agree on."""
+    height, width = layer.hole.shape
+    result = np.zeros((height, width), np.float32)
+    if not layer.hole.any():
+        return result
+    pixels, depths = [], []
+    for cloud in clouds:
+        xy, z = project(layer.view, cloud)
+        with np.errstate(invalid="ignore"):
+            inside = (z > 0) & (xy[:, 0] >= 0) & (xy[:, 0] < width) & (xy[:, 1] >= 0) & (xy[:, 1] < height)
+        flat = xy[inside, 1].astype(np.int64) * width + xy[inside, 0].astype(np.int64)
+        z = z[inside]
+        kept = layer.hole.reshape(-1)[flat] & (z >= BEHIND * layer.z_visible.reshape(-1)[flat])
+        pixels.append(flat[kept])
+        depths.append(z[kept])
+    flat, z = np.concatenate(pixels), np.concatenate(depths)
+    order = np.lexsort((z, flat))
+    flat, z = flat[order], z[order]
+    supported = (flat[1:] == flat[:-1]) & (z[1:] <= (1 + SUPPORT_TOLERANCE) * z[:-1])
+    first = np.flatnonzero(supported)
+    where, at = np.unique(flat[first], return_index=True)  # sorted by depth within a pixel: the first is the nearest
+    chosen = first[at]
+    result.reshape(-1)[where] = (z[chosen] + z[chosen + 1]) / 2
+    return result

@@ -46,18 +46,18 @@ class Prompt:
         where = f"photo '{self.view}' ({width}x{height})"
         if not self.points and self.box is None and self.mask_path is None:
             raise SpinnerfError(
-                f"{where}: nothing is pointed at; say where the object is: --points X,Y or --box X0,Y0,X1,Y1 or --mask FILE"
+                f"{where}: nothing is pointed at; say where the object is: --points X,Y, --box X0,Y0,X1,Y1 or --mask FILE"
             )
         if self.mask_path is not None and (self.points or self.box is not None):
-            raise SpinnerfError(f"{where}: a ready mask and points or a box were given; give the mask alone, or leave it out")
+            raise SpinnerfError(f"{where}: a ready mask and points or a box were given; leave one of them out")
         if len(self.points) != len(self.labels):
-            raise SpinnerfError(f"{where}: {len(self.points)} points and {len(self.labels)} labels; give each point one label")
+            raise SpinnerfError(f"{where}: {len(self.points)} points and {len(self.labels)} labels; give each point a label")
         for (x, y), label in zip(self.points, self.labels):
             if label not in (OBJECT_LABEL, BACKGROUND_LABEL):
                 raise SpinnerfError(f"{where}: point {x:g},{y:g} has label {label}; use 1 for object or 0 for background")
             if not (0 <= x < width and 0 <= y < height):
                 raise SpinnerfError(
-                    f"{where}: point {x:g},{y:g} lies outside the photo; x goes from 0 to {width}, y from 0 to {height} (down)"
+                    f"{where}: point {x:g},{y:g} lies outside the photo; x goes from 0 to {width}, y from 0 to {height}"
                 )
         if self.box is not None:
             self._check_box(where, width, height)
@@ -72,12 +72,12 @@ class Prompt:
         if x1 <= x0 or y1 <= y0:
             raise SpinnerfError(f"{where}: {named} has no area; give its top left corner first, then its bottom right one")
         if not (0 <= x0 and 0 <= y0 and x1 <= width and y1 <= height):
-            raise SpinnerfError(f"{where}: {named} reaches outside the photo; keep x within 0..{width} and y within 0..{height}")
+            raise SpinnerfError(f"{where}: {named} reaches outside the photo; keep x in 0..{width} and y in 0..{height}")
         if x1 - x0 < 2 or y1 - y0 < 2:
             raise SpinnerfError(f"{where}: {named} is smaller than two pixels; draw it around the object")
         for (x, y), label in zip(self.points, self.labels):
             if label == OBJECT_LABEL and not (x0 <= x <= x1 and y0 <= y <= y1):
-                raise SpinnerfError(f"{where}: point {x:g},{y:g} is on the object but outside {named}; draw the box larger")
+                raise SpinnerfError(f"{where}: object point {x:g},{y:g} lies outside {named}; draw the box larger")
 
 
 class Segmenter(Protocol):

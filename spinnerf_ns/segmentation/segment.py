@@ -64,7 +64,7 @@ def segment_capture(
     views = _views_with_object(capture, workspace)
     ready, prompts = _read_request(capture, workspace, prompt, views)
     if segmenter == "folder":
-        raise SpinnerfError("segmenter 'folder' wants masks: name their folder with --masks FOLDER, and leave --segmenter out")
+        raise SpinnerfError("segmenter 'folder' wants masks; name their folder: --masks FOLDER, without --segmenter")
     files = [*ready.values(), *(p.mask_path for p in prompts if p.mask_path is not None)]
     parameters = {
         # Masks by name, to tell which is whose: their contents are inputs.
@@ -103,7 +103,7 @@ def _views_with_object(capture: Capture, workspace: Workspace) -> list[View]:
     object_free = set(workspace.object_free)
     views = [view for view in capture.views if view.photo not in object_free]
     if not views:
-        raise SpinnerfError(f"{capture.data}: all photos are object-free ({workspace.manifest_path}); there is nothing to segment")
+        raise SpinnerfError(f"{workspace.manifest_path}: names all photos as object-free; leave out those with the object")
     return [views[index] for index in order_along_path(views)]
 
 
@@ -128,14 +128,14 @@ def _read_request(
     for one in [prompt] if isinstance(prompt, Prompt) else list(prompt):
         view = capture.view(one.view)
         if view.photo not in wanted:
-            raise SpinnerfError(f"photo '{view.photo}' is object-free ({workspace.manifest_path}); point at one with the object")
+            raise SpinnerfError(f"photo '{view.photo}' is object-free, says {workspace.manifest_path}; point at another")
         if any(view.photo == other.view for other in prompts):
             raise SpinnerfError(f"photo '{view.photo}' has two prompts; put all points of a photo into one")
         one = dataclasses.replace(one, view=view.photo)
         one.check(view.width, view.height)
         prompts.append(one)
     if not prompts:
-        raise SpinnerfError(f"{capture.data}: no prompt; say what to remove: --view PHOTO --points X,Y, or --masks FOLDER")
+        raise SpinnerfError(f"{capture.data}: no prompt; say what to remove: --view PHOTO --points X,Y or --masks FOLDER")
     return {}, prompts
 
 
@@ -147,7 +147,7 @@ def _match_masks(capture: Capture, folder: Path, wanted: set[str]) -> dict[str, 
         try:
             photo = capture.view(name).photo
         except SpinnerfError as error:
-            raise SpinnerfError(f"{path}: is no photo's mask; call masks like their photos (<photo>.png): {error}") from error
+            raise SpinnerfError(f"{path}: is no photo's mask; name masks like the photos (<photo>.png): {error}") from error
         if photo in matched:
             raise SpinnerfError(f"{path}: photo '{photo}' has another mask, {matched[photo]}; keep one of them")
         matched[photo] = path
@@ -191,7 +191,8 @@ def _source_masks(
             check_mask(object_mask, str(path), allow_large_mask, "if white is the background, invert it")
         sources[photo] = object_mask
     if ready and not any(mask.any() for mask in sources.values()):
-        raise SpinnerfError(f"{next(iter(ready.values())).parent}: all masks are empty; paint the object white in one at least")
+        folder = next(iter(ready.values())).parent
+        raise SpinnerfError(f"{folder}: all masks are empty; paint the object white in one or more")
     for prompt in prompts:
         view = capture.view(prompt.view)
         if prompt.mask_path is not None:

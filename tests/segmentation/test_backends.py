@@ -117,11 +117,14 @@ def test_tracker_at_odd_and_different_sizes(tracker) -> None:
     assert iou(tracked[0], masks[0][:91]) > 0.8 and iou(tracked[2], masks[2][:, 3:]) > 0.8
 
 
-@pytest.mark.parametrize("object_mask", ["one pixel", "everything", "corner", "nothing"])
+STRANGE = {"one pixel": np.s_[40:41, 50:51], "everything": np.s_[:, :], "corner": np.s_[:30, 70:], "nothing": np.s_[:0]}
+
+
+@pytest.mark.parametrize("object_mask", list(STRANGE))
 def test_tracker_on_strange_masks(tracker, object_mask) -> None:
     images, _ = moving_disc(3)
     mask = np.zeros((96, 96), bool)
-    mask[{"one pixel": np.s_[40:41, 50:51], "everything": np.s_[:, :], "corner": np.s_[:30, 70:], "nothing": np.s_[:0]}[object_mask]] = True
+    mask[STRANGE[object_mask]] = True
     tracked = track(tracker, images, {1: mask})
     assert (tracked[1] == mask).all()
     for found in tracked:

@@ -55,7 +55,8 @@ def test_random_walk_against_a_dense_solution() -> None:
     found = random_walk(lab, prior, confidence, held, dropped, 3.0)
     # By the definition in the docstring: one equation per pixel, no sparse matrices.
     colours = lab.astype(float)
-    pairs = [((y, x), (y, x + 1)) for y in range(6) for x in range(6)] + [((y, x), (y + 1, x)) for y in range(5) for x in range(7)]
+    pairs = [((y, x), (y, x + 1)) for y in range(6) for x in range(6)]
+    pairs += [((y, x), (y + 1, x)) for y in range(5) for x in range(7)]
     squares = [((colours[a] - colours[b]) ** 2).sum() for a, b in pairs]
     beta = 1 / (2 * np.mean(squares))
     system, right = np.diag(confidence.ravel().astype(float) + 1e-6), (confidence * prior).ravel().astype(float)

@@ -29,7 +29,7 @@ class Shift:
     name = "shift"
 
     def track(self, images, source_masks, progress=None):
-        (source, mask), = [(index, mask) for index, mask in source_masks.items() if mask.any()][:1]
+        source, mask = next((index, mask) for index, mask in source_masks.items() if mask.any())
         masks = [np.roll(mask, index - source, axis=1) for index in range(len(images))]
         masks = [found if abs(index - source) <= self.reach else None for index, found in enumerate(masks)]
         return [source_masks.get(index, found) for index, found in enumerate(masks)]
@@ -65,7 +65,8 @@ def test_from_a_box_to_masks(twin, capture, workspace, prompt) -> None:
         assert iou(found, truth(twin, photo)) > 0.8
     assert load_prompts(workspace.prompts_path) == (Prompt(key(twin.prompt_view), box=twin.prompt_box),)
     stage = json.loads(workspace.manifest_path.read_text())["stages"]["segment"]
-    assert stage["parameters"]["segmenter"]["name"] == "grabcut" and stage["parameters"]["tracker"]["options"]["references"] == 1
+    assert stage["parameters"]["segmenter"]["name"] == "grabcut"
+    assert stage["parameters"]["tracker"]["options"]["references"] == 1
     assert stage["versions"]["opencv-python-headless"]
     source = stage["records"][key(twin.prompt_view)]
     assert source["status"] == "done" and source["origin"] == "prompt" and source["area"] > 100
@@ -193,7 +194,8 @@ def test_a_segmenter_that_finds_nothing(twin, refused) -> None:
         def segment(self, image, prompt):
             return np.zeros(image.shape[:2], bool)
 
-    refused(Prompt(twin.prompt_view, box=twin.prompt_box), "by segmenter 'blind': the mask is empty.*add points", segmenter=Blind())
+    prompt = Prompt(twin.prompt_view, box=twin.prompt_box)
+    refused(prompt, "by segmenter 'blind': the mask is empty.*add points", segmenter=Blind())
 
 
 def test_a_tracker_that_fails_leaves_nothing_finished(twin, capture, workspace, prompt) -> None:

@@ -57,7 +57,7 @@ def mask_files(folder: Path) -> list[Path]:
         SpinnerfError: no such folder, or no mask in it.
     """
     if not Path(folder).is_dir():
-        raise SpinnerfError(f"{folder}: no such folder; --masks wants a folder of masks called like the photos (<photo>.png)")
+        raise SpinnerfError(f"{folder}: no such folder; --masks wants one with masks called like the photos (<photo>.png)")
     files = [path for path in Path(folder).rglob("*") if path.suffix.lower() in MASK_SUFFIXES and path.is_file()]
     files = sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
     if not files:

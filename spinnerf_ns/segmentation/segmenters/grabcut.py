@@ -1,12 +1,14 @@
 """The embedded segmenter: clicks or a box -> an object mask, with OpenCV's GrabCut at its heart and no weights.
 
-Bare GrabCut (Rother et al., SIGGRAPH 2004) has one colour model for all of the background, and so takes a dark bush for a part of
-a dark statue. Around it, in a window scaled to a fixed size:
+Bare GrabCut (Rother et al., SIGGRAPH 2004) has one colour model for all of the background, and so takes a dark bush for a
+part of a dark statue. Around it, in a window scaled to a fixed size:
 
 1. A random walk from what is sure (clicks, the middle of the box against everything outside of it) says where the object may
    be; colours that are common around the box, each near where it occurs, say where it is not.
 2. GrabCut in Lab, started from that.
 3. Rounds of local colour models and a random walk to the edges (see `refine`), each closer to the contour.
+
+A box that is drawn as closely on all sides says more: where the mask stays away from one side, it is looked for again there.
 
 Without a box, a first pass over the whole photo finds roughly what the clicks mean; the second pass looks at it closely.
 """
@@ -38,6 +40,11 @@ Box = tuple[float, float, float, float]
 
 LOCAL_ROUNDS = ((24.0, 24), (18.0, 16), (14.0, 12))
 """Per round of the local fit: radius of the colour models and half width of the band that may change, window pixels."""
+
+MISSED_ODDS = 6.0
+"""Log odds of the object where a box says that there must be more of it."""
+UNEVEN_BOX = 0.05
+"""A side of the box is missed if the mask keeps this much more distance from it than from the others, in box sides."""
 
 
 @dataclass
@@ -78,11 +85,13 @@ class GrabCutSegmenter:
         height, width = image.shape[:2]
         prompt.check(width, height)
         if prompt.box is not None:
-            return self._close_look(image, prompt, prompt.box, None)
+            found = self._close_look(image, prompt, prompt.box, None, None)
+            missed = _missed_sides(found, prompt.box)
+            return self._close_look(image, prompt, prompt.box, None, missed) if missed is not None else found
         rough = self._rough_look(image, prompt, (0.0, 0.0, float(width), float(height)))
         if rough.any():
             rough = self._rough_look(image, prompt, _grown_box(rough, 0.4))
-        return self._close_look(image, prompt, _grown_box(rough, 0.12), rough) if rough.any() else rough
+        return self._close_look(image, prompt, _grown_box(rough, 0.12), rough, None) if rough.any() else rough
 
     # ------------------------------------------------------------------------------------------------------------ passes
     def _rough_look(self, image: Image, prompt: Prompt, box: Box) -> BoolMask:
@@ -96,8 +105,18 @@ class GrabCutSegmenter:
         found = self._fit_locally(window.lab, own, found, np.zeros_like(where), on, beside)
         return clean_components(window.to_photo(found))
 
-    def _close_look(self, image: Image, prompt: Prompt, box: Box, rough: BoolMask | None) -> BoolMask:
-        """The object in a box around it, outside of which there is none of it."""
+    def _close_look(
+        self, image: Image, prompt: Prompt, box: Box, rough: BoolMask | None, missed: BoolMask | None
+    ) -> BoolMask:
+        """The object in a box around it, outside of which there is none of it.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            prompt: its clicks count.
+            box: around the object.
+            rough: (H, W) what it may be, where that is known.
+            missed: (H, W) where there must be more of it than an earlier look found.
+        """
         window = _Window(image, box, self.margin, self.window_size)
         outside = ~window.inside(box)
         on, beside = self._clicked(window, prompt)
@@ -111,19 +130,22 @@ class GrabCutSegmenter:
         colour = _novelty(own, surely_background, beside)
         # A walk from few seeds is timid, it shrinks towards them: it gets a little credit.
         where = self._where(window.lab, inner, surely_background) + 0.8
-        prior = sigmoid(np.clip(where, -3, 3) + colour + self._pull(window, prompt)).astype(np.float32)
+        more = np.zeros_like(where) if missed is None else MISSED_ODDS * window.warp(missed)
+        prior = sigmoid(np.clip(where, -3, 3) + colour + more + self._pull(window, prompt)).astype(np.float32)
         smooth = cv2.GaussianBlur(window.lab, (0, 0), 1.0)
         confidence = 0.3 * np.abs(2 * prior - 1) + 0.02
         walked = random_walk(smooth, prior, confidence, surely_object, surely_background, self.smoothness)
         found = _keep_clicked(walked > 0.5, surely_object)
 
         said = self._grabcut(window.lab, found, surely_object | _core(found), surely_background).astype(np.float32)
-        prior = sigmoid(log_odds(cv2.GaussianBlur(said, (0, 0), 2.0)) + 0.5 * log_odds(prior)).astype(np.float32)
+        prior = sigmoid(log_odds(cv2.GaussianBlur(said, (0, 0), 2.0)) + 0.5 * log_odds(prior) + more)
+        prior = prior.astype(np.float32)
         walked = random_walk(
             window.lab, prior, np.abs(2 * prior - 1), surely_object, surely_background, self.smoothness
         )
         found = _keep_clicked(walked > 0.5, surely_object)
-        found = self._fit_locally(window.lab, own, found, colour, surely_object, surely_background)
+        extra = 0.3 * np.clip(colour, -3, 3) + more
+        found = self._fit_locally(window.lab, own, found, extra, surely_object, surely_background)
         return clean_components(window.to_photo(found))
 
     def _clicked(self, window: _Window, prompt: Prompt) -> tuple[BoolMask, BoolMask]:
@@ -166,7 +188,7 @@ class GrabCutSegmenter:
         lab: Image,
         own: NDArray[np.int64],
         found: BoolMask,
-        colour: Floats,
+        extra: Floats,
         surely_object: BoolMask,
         surely_background: BoolMask,
     ) -> BoolMask:
@@ -178,7 +200,7 @@ class GrabCutSegmenter:
             distance = signed_distance(found)
             local, _ = local_colour_probability(own, [(own, found.astype(np.float32), weight)], radius)
             near = log_odds(cv2.GaussianBlur(found.astype(np.float32), (0, 0), 5.0))
-            prior = sigmoid(near + log_odds(local) + 0.3 * np.clip(colour, -3, 3)).astype(np.float32)
+            prior = sigmoid(near + log_odds(local) + extra).astype(np.float32)
             depth = min(float(band), 0.6 * float(distance.max()))
             held = ((distance > depth) | surely_object) & ~surely_background
             dropped = ((distance < -band) | surely_background) & ~held
@@ -261,6 +283,36 @@ def _ellipse(window: _Window, box: Box) -> BoolMask:
     across = (columns - (left + right) / 2) / (0.15 * (right - left) + 1)
     down = (rows - (top + bottom) / 2) / (0.25 * (bottom - top) + 1)
     return across**2 + down**2 < 1
+
+
+def _missed_sides(object_mask: BoolMask, box: Box) -> BoolMask | None:
+    """Where a mask should reach farther, or None: people draw a box as closely on one side as on the others.
+
+    After the bounding box prior of Lempitsky et al., "Image segmentation with a bounding box prior", ICCV 2009.
+
+    Args:
+        object_mask: (H, W) what was found in the box.
+        box: as it was drawn.
+
+    Returns:
+        (H, W) the part of the box's ellipse beyond the mask, on at most two sides that the mask does not come near.
+    """
+    if not object_mask.any():
+        return None
+    rows, columns = np.nonzero(object_mask)
+    x0, y0, x1, y1 = box
+    found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], float)
+    gaps = np.abs(found - box)
+    sides = np.array([x1 - x0, y1 - y0, x1 - x0, y1 - y0])
+    open_sides = gaps > np.median(gaps) + np.maximum(2.0, UNEVEN_BOX * sides)
+    if not 1 <= open_sides.sum() <= 2:
+        return None
+    y, x = np.mgrid[: object_mask.shape[0], : object_mask.shape[1]] + 0.5
+    margin = float(np.median(gaps))
+    half_width, half_height = max(1.0, (x1 - x0) / 2 - margin), max(1.0, (y1 - y0) / 2 - margin)
+    inside = ((x - (x0 + x1) / 2) / half_width) ** 2 + ((y - (y0 + y1) / 2) / half_height) ** 2 < 1
+    beyond = [x < found[0], y < found[1], x > found[2], y > found[3]]
+    return inside & np.any([part for part, is_open in zip(beyond, open_sides) if is_open], axis=0)
 
 
 def _core(object_mask: BoolMask) -> BoolMask:

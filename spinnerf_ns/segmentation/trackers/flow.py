@@ -1,11 +1,11 @@
 """Carries an object's mask from photo to photo by optical flow, and fits it to every photo anew.
 
-For each photo, from the source photos outwards along the camera path:
+For each photo, the most similar first (see `photo_graph`):
 
-1. The nearest tracked photos and the nearest source photo are its references. Dense flow, forwards and backwards, between
-   whole photos gives an affine motion of the object; each reference is warped by it, and flow in a window around the object
-   does the rest. Only what agrees there and back inside the object counts; a smooth motion of the object is fitted to it
-   (see `object_motion`), so that the background that appears behind the object is not dragged along.
+1. The most similar tracked photo and the most similar source photo are its references. Dense flow, forwards and backwards,
+   between whole photos gives an affine motion of the object, or feature matches do; each reference is warped by it, and flow
+   in a window around the object does the rest. Only what agrees there and back inside the object counts; a smooth motion of
+   the object is fitted to it (see `object_motion`), so that the background that appears behind it is not dragged along.
 2. The references' masks, warped, vote by how well their colours match: the prior.
 3. The prior is fitted to this photo in a band around its contour: local colour models from the references and from this
    photo's own sure pixels, then a random walk that stops at edges (see `refine`). So errors do not pile up: the source photo
@@ -44,6 +44,7 @@ from spinnerf_ns.segmentation.trackers.object_motion import (
     match_affine,
     pixel_grid,
 )
+from spinnerf_ns.segmentation.trackers.photo_graph import PhotoGraph
 
 Floats = NDArray[np.float32]
 CACHED_PHOTOS = 8
@@ -62,7 +63,9 @@ class FlowTracker:
     window_size: int = 320
     """Longest side, in pixels, to which the window around the object is scaled. Lengths below are in its pixels."""
     references: int = 1
-    """Nearest tracked photos that vote on each photo, besides the nearest source photo."""
+    """Most similar tracked photos that vote on each photo, besides the most similar source photo."""
+    reach: int = 24
+    """Each tracked photo is compared with so many neighbours on the path, to find what to track next; sources with all."""
     band: int = 14
     """Half width of the band around the warped contour in which the mask may change."""
     colours: int = 48
@@ -102,19 +105,20 @@ class FlowTracker:
         """
         run = _Run(self, images)
         run.take_sources(source_masks)
-        order = sorted(
-            (index for index in range(len(images)) if index not in source_masks),
-            key=lambda index: (min(abs(index - source) for source in source_masks), index),
-        )
         for index in sorted(source_masks):
             if progress is not None:
                 progress(index)
-        for index in order:
-            run.track_photo(index)
+        waiting = [index for index in range(len(images)) if index not in source_masks] if run.sources else []
+        lost = []
+        while waiting:
+            index = run.graph.next(waiting)
+            waiting.remove(index)
+            if not run.track_photo(index):
+                lost.append(index)
             if progress is not None:
                 progress(index)
-        # What was lost may be found from photos that were tracked later, from the other side.
-        while any([run.track_photo(index) for index in order if run.masks[index] is None]):
+        # What was lost may be found from photos that were tracked later.
+        while any([run.track_photo(index) for index in lost if run.masks[index] is None]):
             pass
         return run.masks
 
@@ -128,6 +132,7 @@ class _Run:
         self.masks: list[BoolMask | None] = [None] * len(images)
         self.sources: list[int] = []
         self.affines: dict[tuple[int, int], NDArray[np.float64]] = {}
+        self.graph = PhotoGraph(len(images), lambda index: self.photo(index)[0], options.reach)
         self._tried: dict[int, list[int]] = {}
         self._photos: OrderedDict[int, tuple[Image, tuple[int, int]]] = OrderedDict()
 
@@ -149,6 +154,8 @@ class _Run:
             self.masks[index] = object_mask
             if object_mask.any():
                 self.sources.append(index)
+        for index in self.sources:
+            self.graph.add_source(index, self.masks[index])
 
     def photo(self, index: int) -> tuple[Image, tuple[int, int]]:
         """The photo at working size, and its full (height, width)."""
@@ -172,13 +179,6 @@ class _Run:
         if object_mask.shape == image.shape[:2]:
             return object_mask
         return cv2.resize(object_mask, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_AREA)
-
-    def references(self, index: int) -> list[int]:
-        tracked = [other for other, mask in enumerate(self.masks) if mask is not None and mask.any()]
-        tracked.sort(key=lambda other: (abs(other - index), other))
-        chosen = tracked[: self.options.references]
-        nearest_source = sorted(self.sources, key=lambda other: (abs(other - index), other))[:1]
-        return chosen + [other for other in nearest_source if other not in chosen]
 
     def align(self, reference: int, index: int) -> NDArray[np.float64]:
         """(2, 3) affine motion of the object from the reference's working pixels to the photo's."""
@@ -216,7 +216,7 @@ class _Run:
 
     def track_photo(self, index: int) -> bool:
         """Tries to find the object in a photo; whether it was tried with references not tried before, and found."""
-        references = self.references(index)
+        references = self.graph.references(index, self.options.references)
         if not references or self._tried.get(index) == references:
             return False
         self._tried[index] = references
@@ -238,9 +238,11 @@ class _Run:
                 attempts += [matched] if matched else []
         if best is None or best.support < self.options.least_support:
             return False
-        self.masks[index] = best.fitted_mask()
-        if self.masks[index] is None:
+        fitted = best.fitted_mask()
+        if fitted is None or not fitted.any():
             return False
+        self.masks[index] = fitted
+        self.graph.add_tracked(index, fitted, best.affines, best.support)
         self.affines.update({(other, index): affine for other, affine in best.affines.items()})
         return True
 
@@ -290,9 +292,10 @@ class _Prior:
     def add(self, reference: int, affine: NDArray[np.float64]) -> None:
         """Moves a reference's photo and mask into the window."""
         to_window = _compose(self.affine, affine)
-        image = _warp(self.run.photo(reference)[0], to_window, self.size)
+        photo = self.run.photo(reference)[0]
+        image = _warp(photo, to_window, self.size)
         known_mask = _warp(self.run.mask(reference), to_window, self.size, cv2.BORDER_CONSTANT)
-        inside = _warp(np.ones(self.run.photo(reference)[0].shape[:2], np.float32), to_window, self.size, cv2.BORDER_CONSTANT)
+        inside = _warp(np.ones(photo.shape[:2], np.float32), to_window, self.size, cv2.BORDER_CONSTANT)
         flow, agrees = DenseFlow(finest_scale=0)(self.gray, _gray(image))
         motion = fit_object_motion(flow, agrees, known_mask, smoothing=8.0)
         self.support = max(self.support, motion.support)
@@ -302,7 +305,7 @@ class _Prior:
         inside = cv2.remap(inside, where, None, cv2.INTER_LINEAR)
         difference = cv2.blur(np.abs(image.astype(np.float32) - self.image).mean(axis=-1), (5, 5))
         weight = (0.1 + 0.9 * agrees) * np.exp(-difference / 15) + 0.01
-        trust = max(0.02, motion.support)
+        trust = max(0.02, motion.support) * self.run.graph.worth(reference)
         self.evidence.append((image, known_mask, (weight * trust * inside).astype(np.float32), inside))
 
     def fitted_mask(self) -> BoolMask | None:
@@ -340,7 +343,8 @@ class _Prior:
         _, (height, width) = self.run.photo(self.index)
         work = self.run.photo(self.index)[0].shape[:2]
         back = cv2.invertAffineTransform(self.affine)
-        full = np.array([[width / work[1], 0, 0.5 * width / work[1] - 0.5], [0, height / work[0], 0.5 * height / work[0] - 0.5]])
+        across, down = width / work[1], height / work[0]
+        full = np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5]])
         object_mask = _warp(probability, _compose(full, back), (width, height), cv2.BORDER_CONSTANT) > 0.5
         return clean_components(object_mask)
 

@@ -228,9 +228,9 @@ def _arc(count: int, extent: float, phase: float) -> NDArray[np.float64]:
 
 def _forward_pose(u: float, v: float, rng: np.random.Generator) -> NDArray[np.float64]:
     right, back, up = np.array([-1, 1, 0]) / 2**0.5, np.array([1, 1, 0]) / 2**0.5, np.array([0, 0, 1.0])
-    eye = 3.45 * back + 1.15 * up + 0.72 * u * right + 0.36 * v * up + rng.uniform(-0.08, 0.08) * back
+    eye = 3.45 * back + 1.15 * up + 0.45 * u * right + 0.25 * v * up + rng.uniform(-0.08, 0.08) * back
     # People turn a little towards what they photograph: half of the way keeps the views forward-facing.
-    look = np.array([0.8, 0.8, 0.44]) + 0.5 * (0.72 * u * right + 0.36 * v * up) + rng.uniform(-0.03, 0.03, 3)
+    look = np.array([0.8, 0.8, 0.44]) + 0.5 * (0.45 * u * right + 0.25 * v * up) + rng.uniform(-0.03, 0.03, 3)
     return _look_at(eye, look, rng.uniform(-0.02, 0.02))
 
 

@@ -219,7 +219,7 @@ def build_room(rng: np.random.Generator) -> Room:
             _ribbed(noise, _srgb(52, 92, 96), _srgb(120, 156, 148), 7),
         ),
         Thing(
-            Revolved((0.3, 0.36, 0.23), 0.15, 0.05, (-0.23, 0.23)),
+            Revolved((1.8, 0.26, 0.23), 0.15, 0.05, (-0.23, 0.23)),
             _ribbed(noise, _srgb(140, 102, 60), _srgb(198, 164, 112), 12),
             0.46,
         ),

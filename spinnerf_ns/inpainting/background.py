@@ -13,11 +13,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from spinnerf_ns.conventions import dilate_mask
 from spinnerf_ns.inpainting.visibility import ViewLayers
 from spinnerf_ns.scene.cameras import project, unproject
 
 SUPPORT_TOLERANCE = 0.02
-"""Two carried points of a pixel support each other when their depths agree to this relative difference."""
+"""Carried points of a pixel support each other when their depths agree to this relative difference."""
+
+LEAST_SUPPORT = 2
+"""Least number of carried points that must agree."""
+
+HALO_PER_1000 = 20.0
+"""Around the hole this far, in pixels of a 1000-pixel-wide photo, rendered depth is drawn towards the object."""
 
 EDGE_TOLERANCE = 0.05
 """A pixel whose neighbours' depths differ by more than this is on an edge of depth, where rendered depth is a mixture."""
@@ -54,7 +61,7 @@ def _visible_points(layer: ViewLayers) -> npt.NDArray[np.float64]:
     z = layer.z_visible
     kernel = np.ones((3, 3), np.uint8)
     smooth = cv2.dilate(z, kernel) <= (1 + EDGE_TOLERANCE) * cv2.erode(z, kernel)
-    rows, columns = np.nonzero((z > 0) & smooth & ~layer.hole)
+    rows, columns = np.nonzero((z > 0) & smooth & ~dilate_mask(layer.hole, HALO_PER_1000))
     if len(rows) == 0:
         return np.zeros((0, 3))
     xy = np.stack([columns + 0.5, rows + 0.5], axis=1)
@@ -63,7 +70,7 @@ def _visible_points(layer: ViewLayers) -> npt.NDArray[np.float64]:
 
 
 def _carried(layer: ViewLayers, clouds: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float32]:
-    """The nearest depth behind the object that two carried points agree on."""
+    """The depth behind the object on which the most carried points agree."""
     height, width = layer.hole.shape
     result = np.zeros((height, width), np.float32)
     if not layer.hole.any():
@@ -79,11 +86,20 @@ def _carried(layer: ViewLayers, clouds: Sequence[npt.NDArray[np.float64]]) -> np
         pixels.append(flat[kept])
         depths.append(z[kept])
     flat, z = np.concatenate(pixels), np.concatenate(depths)
+    if len(flat) == 0:
+        return result
     order = np.lexsort((z, flat))
     flat, z = flat[order], z[order]
-    supported = (flat[1:] == flat[:-1]) & (z[1:] <= (1 + SUPPORT_TOLERANCE) * z[:-1])
-    first = np.flatnonzero(supported)
-    where, at = np.unique(flat[first], return_index=True)  # sorted by depth within a pixel: the first is the nearest
-    chosen = first[at]
-    result.reshape(-1)[where] = (z[chosen] + z[chosen + 1]) / 2
+    # One sorted key for pixel and depth: how many points of the same pixel lie within the tolerance behind each.
+    log_z = np.log(z) - np.log(z[0])
+    span = log_z.max() - log_z.min() + 2 * np.log1p(SUPPORT_TOLERANCE)
+    key = flat + (log_z - log_z.min()) / span
+    support = np.searchsorted(key, key + np.log1p(SUPPORT_TOLERANCE) / span, side="right") - np.arange(len(key))
+    where, start = np.unique(flat, return_index=True)
+    most = np.maximum.reduceat(support, start)
+    best = np.flatnonzero(support == np.repeat(most, np.diff(np.append(start, len(flat)))))
+    _, first = np.unique(flat[best], return_index=True)  # of several equally supported depths the nearest
+    chosen = best[first]
+    agreed = most >= LEAST_SUPPORT
+    result.reshape(-1)[where[agreed]] = z[chosen + support[chosen] // 2][agreed]
     return result

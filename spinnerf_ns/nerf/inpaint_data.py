@@ -48,7 +48,7 @@ class SpinnerfInpaintDataManagerConfig(SpinnerfDataManagerConfig):
 
 
 class SpinnerfInpaintDataManager(SpinnerfDataManager):
-    """Uniform rays outside the hole, patches over it, depth rays in the removed region, reference rays in one hole.
+    """Uniform rays outside the removed region, patches over the hole, depth rays in it, reference rays in one view's hole.
 
     `--data` is the folder that an export wrote (`<scene>/spinnerf/removed`), or the scene that holds it.
     """
@@ -123,7 +123,7 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         usable pixels."""
         pool, scale = self.train_pool, self.train_dataparser_outputs.dataparser_scale
         hole_pixels, depth_pixels, region_pixels, disparities = [], [], [], []
-        hole_masks = []
+        region_masks = []
         for index, path in enumerate(self.train_dataset.image_filenames):
             photo = self.view_of(path).photo
             shape = (int(pool.heights[index]), int(pool.widths[index]))
@@ -139,7 +139,8 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
                 hole = resize_nearest(load_object_mask(files.unseen_mask).astype(np.uint8), shape) > 0
             z = resize_nearest(load_depth(files.depth), shape) * scale
             start = int(pool.starts[index])
-            hole_masks.append(torch.from_numpy(hole.reshape(-1)))
+            # Filled pixels came from other photos: these teach the same without the error of their having been moved.
+            region_masks.append(torch.from_numpy(object_mask.reshape(-1)))
             hole_pixels.append(np.flatnonzero(hole) + start)
             region_pixels.append(np.flatnonzero(object_mask) + start)
             # Where other photos show the background, their colours say its depth better than an earlier field's.
@@ -155,7 +156,7 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
                 f"{self.removed_folder}: the removed region is empty in every training photo; look at the masks in "
                 f"{self.workspace.masks_3d} and export again: ns-spinnerf export --load-config CONFIG --overwrite"
             )
-        outside = ~torch.cat(hole_masks)
+        outside = ~torch.cat(region_masks)
         pool.usable = outside if pool.usable is None else pool.usable & outside
         # What the points say of the removed region they say of the object.
         outside_region = torch.ones(pool.num_pixels, dtype=torch.bool)

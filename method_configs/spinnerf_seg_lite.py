@@ -9,9 +9,9 @@ spinnerf_seg_lite = MethodSpecification(
     config=lite(
         spinnerf_seg.config,
         "spinnerf-seg-lite",
-        steps=1000,
+        steps=800,
         model={"objectness_num_levels": 6, "objectness_max_res": 256, "objectness_log2_hashmap_size": 15},
     ),
     description="spinnerf-seg with small grids and few samples, for laptops and CPUs",
 )
-spinnerf_seg_lite.config.pipeline.mask_round_steps = (600,)
+spinnerf_seg_lite.config.pipeline.mask_round_steps = (500,)

@@ -34,6 +34,8 @@ class Demo:
     """Iterations of the segmentation stage; by default the -lite method's."""
     inpaint_steps: int | None = None
     """Iterations of the inpainting stage and of the baseline; by default the -lite method's."""
+    inpainter: str = "opencv"
+    """2-D inpainter for what no photo shows. OpenCV's is quick, and enough for a room of soft textures."""
     overwrite: bool = False
     """Replace an earlier demo in the output folder."""
 
@@ -81,6 +83,7 @@ def run_demo(demo: Demo) -> dict[str, Any]:
         CONSOLE.rule("4/6 photos and depth without the vase")
         from spinnerf_ns.cli.export import export_run
 
+        config.pipeline.export.inpainter = demo.inpainter
         removed = export_run(seg.config_path, config.pipeline.export)
     with timed(seconds, "train_inpaint"):
         CONSOLE.rule("5/6 the field without the vase")

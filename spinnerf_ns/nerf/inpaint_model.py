@@ -27,9 +27,9 @@ class SpinnerfInpaintModelConfig(SpinnerfModelConfig):
     """File of the perceptual network's backbone, in torchvision's layout; by default torch's cache, else a download."""
     perceptual_loss_mult: float = 0.01
     """Weight of the perceptual loss (mean over patches)."""
-    disparity_loss_mult: float = 0.1
+    disparity_loss_mult: float = 0.02
     """Weight of the disparity loss in the hole, in units of the hole's median disparity."""
-    reference_loss_mult: float = 0.1
+    reference_loss_mult: float = 0.02
     """Weight of the pixel loss in the reference view's hole."""
     init_from: Path | None = None
     """config.yml of a spinnerf-seg run to start from, its object carved out; by default training starts from scratch."""

@@ -15,7 +15,7 @@ demo: $(STAMP)
 	$(BIN)/ns-spinnerf demo --output demo --overwrite
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 setup: $(STAMP)
 
@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint constraints.txt
-	$(BIN)/python -m spinnerf_ns.nerf.hash_grid
+	$(BIN)/python -W ignore -c "from spinnerf_ns.nerf.hash_grid import hash_grid_backend as b; print('hash grid:', b())"
 	touch $@
 
 clean:

@@ -54,6 +54,16 @@ class AnnotatedDataset(InputDataset):
         return self.extras(Path(self.image_filenames[data["image_idx"]]), tuple(data["image"].shape[:2]))
 
 
+class WholeSceneSampler:
+    """Stands where ns-export looks for a pixel sampler and sets its number of rays.
+
+    Once a number is set, the data manager's next batches are that many rays over all pixels, holes included: an export is
+    of the whole scene, while training has its own rays for each loss.
+    """
+
+    num_rays_per_batch: int | None = None
+
+
 @dataclass
 class SpinnerfDataManagerConfig(VanillaDataManagerConfig):
     """A data manager that knows the capture's workspace."""
@@ -81,6 +91,7 @@ class SpinnerfDataManager(VanillaDataManager):
         self._capture: Capture | None = None
         self._workspace: Workspace | None = None
         self._eval_pool: PixelPool | None = None
+        self.train_pixel_sampler = WholeSceneSampler()
         super().__init__(config, *args, **kwargs)
 
     # ------------------------------------------------------------------------------------------------------ on disk
@@ -185,10 +196,17 @@ class SpinnerfDataManager(VanillaDataManager):
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """Rays over usable pixels, and through sparse points; see `RayLayout`."""
         self.train_count += 1
+        if self.train_pixel_sampler.num_rays_per_batch is not None:
+            return self.whole_scene_rays()
         extra: dict = {"layout": self.layout}
         flat = torch.cat([sample_usable(self.train_pool, self.layout.uniform), self.sample_sparse(extra)])
         bundle, batch = self.rays(self.train_pool, flat)
         return bundle, {**batch, **extra}
+
+    def whole_scene_rays(self) -> tuple[RayBundle, dict]:
+        """As many rays over all pixels as ns-export asked for."""
+        assert self.train_pixel_sampler.num_rays_per_batch is not None
+        return self.rays(self.train_pool, torch.randint(self.train_pool.num_pixels, (self.train_pixel_sampler.num_rays_per_batch,)))
 
     def next_eval(self, step: int) -> tuple[RayBundle, dict]:
         """Rays over the pixels of the eval photos."""
@@ -327,6 +345,8 @@ class SpinnerfSegDataManager(SpinnerfDataManager):
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """Rays over usable pixels with their labels under "object_label" (R,) uint8."""
         bundle, batch = super().next_train(step)
+        if "layout" not in batch:
+            return bundle, batch
         batch["object_label"] = self.labels[batch["flat"][: self.layout.uniform]]
         return bundle, batch
 

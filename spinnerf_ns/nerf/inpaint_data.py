@@ -190,6 +190,8 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
             (R, C), "indices" (R, 3), "disparity" (depth rays, 1) in the training frame, "disparity_scale" and "layout".
         """
         self.train_count += 1
+        if self.train_pixel_sampler.num_rays_per_batch is not None:
+            return self.whole_scene_rays()
         pool, layout = self.train_pool, self.layout
         if step < self.config.patch_start_step:
             layout = replace(layout, patches=(0, 0, 0))

@@ -73,7 +73,7 @@ def _carried(layer: ViewLayers, clouds: Sequence[npt.NDArray[np.float64]]) -> np
     """The depth behind the object on which the most carried points agree."""
     height, width = layer.hole.shape
     result = np.zeros((height, width), np.float32)
-    if not layer.hole.any():
+    if not layer.hole.any() or not clouds:
         return result
     pixels, depths = [], []
     for cloud in clouds:

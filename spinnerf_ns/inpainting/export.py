@@ -37,7 +37,8 @@ class ExportConfig:
     """How photos and depth are cleaned."""
 
     inpainter: str = "auto"
-    """2-D inpainter for what no photo shows: "auto" takes the best that is installed (see `ns-spinnerf export --help`)."""
+    """2-D inpainter for what no photo shows: opencv, patchmatch, folder, or another package's; "auto" takes folder where
+    --inpainted is given, else patchmatch."""
     inpainted: Path | None = None
     """Folder of photos inpainted elsewhere (<photo>.png); used with --inpainter folder."""
     dilation: float = DILATION_PER_1000

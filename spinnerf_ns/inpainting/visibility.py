@@ -55,7 +55,7 @@ class ViewLayers:
     z_visible: Floats
     """(H, W) planar depth of what the photo shows, object included; 0 = unknown."""
     z_background: Floats
-    """(H, W) planar depth with the object carved out; garbage where no photo ever looked, 0 = unknown."""
+    """(H, W) planar depth of what lies behind the object; may be wrong where no photo ever looked, 0 = unknown."""
 
 
 @dataclass

@@ -1,0 +1,69 @@
+"""The command line: help, one-line errors, and what importing the plugin costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from spinnerf_ns.cli import COMMANDS, main
+
+
+def test_help_lists_every_command(capsys):
+    main([])
+    text = capsys.readouterr().out
+    assert all(name in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_help(name, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main([name, "--help"])
+    assert exit_info.value.code == 0
+    text = capsys.readouterr().out
+    assert COMMANDS[name][1].split()[0] in text and "--" in text
+
+
+def test_unknown_command_is_answered_with_the_known_ones(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["erase"])
+    assert exit_info.value.code == 2
+    assert "segment" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["segment", "--data", "{tmp}/nothing", "--view", "a", "--box", "1,2,3,4"], "no such folder"),
+        (["segment", "--data", "{tmp}", "--view", "a", "--box", "1,2,3,4"], "no poses"),
+        (["export", "--load-config", "{tmp}/config.yml"], "ns-train spinnerf-seg"),
+        (["remove", "--data", "{tmp}/nothing", "--view", "a", "--box", "1,2,3,4"], "no such folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_1(arguments, expected, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main([argument.format(tmp=tmp_path) for argument in arguments])
+    assert exit_info.value.code == 1
+    error = capsys.readouterr().err.strip()
+    assert expected in error and "\n" not in error
+    assert not list(tmp_path.iterdir()), "bad input left something on disk"
+
+
+def test_the_plugin_imports_no_two_dimensional_network():
+    """nerfstudio imports the plugin at every command; an import error here would break them all."""
+    code = (
+        "import sys; import spinnerf_ns.method_configs.spinnerf_seg, spinnerf_ns.method_configs.spinnerf_inpaint_release; "
+        "print([m for m in ('lpips', 'segment_anything', 'transformers', 'diffusers', 'trimesh', 'open3d') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_methods_are_registered_under_their_names():
+    from nerfstudio.configs.method_configs import all_methods
+
+    names = ["spinnerf-seg", "spinnerf-seg-lite", "spinnerf-inpaint", "spinnerf-inpaint-lite", "spinnerf-inpaint-release"]
+    for name in names:
+        assert all_methods[name].method_name == name
+    assert all_methods["spinnerf-seg"].pipeline.model.num_levels == 16  # -lite is a copy: the full method is left alone

@@ -32,6 +32,7 @@ _model = _config.pipeline.model
 _model.perceptual_loss = "lpips-vgg"
 _model.perceptual_loss_mult = 0.01
 _model.disparity_loss_mult = 1.0
+_model.disparity_tolerance = 0.0
 _model.reference_loss_mult = 1.0
 _model.sparse_depth_loss_mult = 0.1
 _model.num_levels = 16

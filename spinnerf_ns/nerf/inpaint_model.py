@@ -29,6 +29,8 @@ class SpinnerfInpaintModelConfig(SpinnerfModelConfig):
     """Weight of the perceptual loss (mean over patches)."""
     disparity_loss_mult: float = 0.02
     """Weight of the disparity loss in the hole, in units of the hole's median disparity."""
+    disparity_tolerance: float = 0.1
+    """Part of the exported disparity by which the rendered one may be off for nothing: completed depth is a guess."""
     reference_loss_mult: float = 0.02
     """Weight of the pixel loss in the reference view's hole."""
     init_from: Path | None = None
@@ -84,7 +86,10 @@ class SpinnerfInpaintModel(SpinnerfModel):
         if layout.depth:
             disparity = layout.split(outputs["expected_disparity"])[2]
             losses["disparity_loss"] = self.config.disparity_loss_mult * disparity_loss(
-                disparity, batch["disparity"].to(self.device), batch["disparity_scale"]
+                disparity,
+                batch["disparity"].to(self.device),
+                batch["disparity_scale"],
+                self.config.disparity_tolerance,
             )
         if layout.reference:
             losses["reference_loss"] = self.config.reference_loss_mult * F.mse_loss(reference, reference_target)

@@ -42,19 +42,22 @@ def expected_disparity(weights: Tensor, t: Tensor, directions_norm: Tensor) -> T
     return (weights * (directions_norm[:, None] / t.clamp(min=1e-6))).sum(dim=1)
 
 
-def disparity_loss(disparity: Tensor, target: Tensor, scale: float) -> Tensor:
-    """Mean squared error of disparity, in units of `scale`; targets of 0 (unknown) are left out.
+def disparity_loss(disparity: Tensor, target: Tensor, scale: float, tolerance: float = 0.0) -> Tensor:
+    """Mean squared error of disparity beyond a tolerance, in units of `scale`; targets of 0 (unknown) are left out.
 
     Args:
         disparity: (R, 1) rendered, 1 / z.
         target: (R, 1), same units.
         scale: the disparity that counts as 1, a scene's typical one: makes the loss independent of the scene's unit.
+        tolerance: part of the target by which a disparity may be off for nothing. Completed depth is a guess: within its
+            error the photos that see past the hole know better.
 
     Returns:
         A scalar, exactly 0 when no target is known.
     """
     known = target > 0
-    squared = ((disparity - target) / scale).square() * known
+    beyond = ((disparity - target).abs() - tolerance * target).clamp(min=0.0)
+    squared = (beyond / scale).square() * known
     return squared.sum() / known.sum().clamp(min=1)
 
 

@@ -44,6 +44,15 @@ def test_disparity_loss_leaves_unknown_targets_out_and_knows_no_unit():
     assert float(in_millimetres) == pytest.approx(float(loss), rel=1e-4)
 
 
+def test_disparity_within_the_tolerance_costs_nothing():
+    target = torch.tensor([[1.0], [1.0]])
+    disparity = torch.tensor([[1.04], [1.2]], requires_grad=True)
+    loss = disparity_loss(disparity, target, scale=1.0, tolerance=0.05)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0.15**2 / 2, rel=1e-4)
+    assert float(disparity.grad[0]) == 0.0 and float(disparity.grad[1]) > 0
+
+
 def test_as_patches_keeps_rows_and_columns():
     values = torch.arange(2 * 3 * 4 * 3.0).view(-1, 3)
     patches = as_patches(values, (2, 3, 4))

@@ -10,7 +10,6 @@ from spinnerf_ns.method_configs.spinnerf_inpaint import spinnerf_inpaint
 
 _config = deepcopy(spinnerf_inpaint.config)
 _config.method_name = "spinnerf-inpaint-release"
-_config.max_num_iterations = 10000
 _config.optimizers = {
     name: {
         "optimizer": AdamOptimizerConfig(lr=3e-2, eps=1e-15),

@@ -16,7 +16,7 @@ from nerfstudio.models import nerfacto
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from torch import Tensor, nn
 
-from spinnerf_ns.nerf.losses import expected_disparity, sparse_depth_loss, stop_geometry
+from spinnerf_ns.nerf.losses import sparse_depth_loss, stop_geometry
 from spinnerf_ns.nerf.pixel_samplers import RayLayout
 from spinnerf_ns.nerf.scene_placement import PlacedContraction, PlacedPiecewiseSampler
 
@@ -124,8 +124,6 @@ class SpinnerfModel(NerfactoModel):
         if self.config.predict_normals:
             self._add_normals(outputs, field_outputs, weights, ray_bundle)
         if self.training and "directions_norm" in metadata:
-            t = (ray_samples.frustums.starts + ray_samples.frustums.ends) / 2
-            outputs["expected_disparity"] = expected_disparity(weights, t, metadata["directions_norm"])
             outputs["directions_norm"] = metadata["directions_norm"]
         outputs.update(self.extra_outputs(ray_bundle, ray_samples, weights, positions, geometry))
         return outputs
@@ -170,12 +168,8 @@ class SpinnerfModel(NerfactoModel):
         losses = super().get_loss_dict(*uniform_part(outputs, batch), metrics_dict)
         layout: RayLayout | None = batch.get("layout")
         if self.training and layout is not None and layout.sparse:
-            start = layout.num_rays - layout.sparse  # the last family
-            samples = outputs["ray_samples_list"][-1].frustums
             losses["sparse_depth_loss"] = self.config.sparse_depth_loss_mult * sparse_depth_loss(
-                outputs["weights_list"][-1][start:],
-                ((samples.starts + samples.ends) / 2)[start:],
-                outputs["directions_norm"][start:],
+                *rendered_samples(outputs, layout, family=4),
                 batch["sparse_disparity"].to(self.device),
                 batch["sparse_disparity_scale"],
             )
@@ -198,6 +192,25 @@ def uniform_part(outputs: dict, batch: dict) -> tuple[dict, dict]:
     for key in ("rgb", "accumulation"):
         part[key] = outputs[key][: layout.uniform]
     return part, {**batch, "image": batch["image"][: layout.uniform]}
+
+
+def rendered_samples(outputs: dict, layout: RayLayout, family: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What the depth losses of one ray family need, in their arguments' order.
+
+    Args:
+        outputs: a training step's outputs.
+        layout: the step's layout.
+        family: the family's place in `RayLayout.split`.
+
+    Returns:
+        Weights (R, S, 1), distances along the ray (R, S, 1), directions_norm (R, 1).
+    """
+    samples = outputs["ray_samples_list"][-1].frustums
+    weights, starts, ends, norm = (
+        layout.split(values)[family]
+        for values in (outputs["weights_list"][-1], samples.starts, samples.ends, outputs["directions_norm"])
+    )
+    return weights, (starts + ends) / 2, norm
 
 
 class CachedLpips(nn.Module):

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from spinnerf_ns.nerf.base_model import SpinnerfModel, SpinnerfModelConfig
-from spinnerf_ns.nerf.losses import as_patches, disparity_loss
+from spinnerf_ns.nerf.base_model import SpinnerfModel, SpinnerfModelConfig, rendered_samples
+from spinnerf_ns.nerf.losses import as_patches, disparity_loss, expected_disparity
 from spinnerf_ns.nerf.pixel_samplers import RayLayout
 
 
@@ -84,7 +84,7 @@ class SpinnerfInpaintModel(SpinnerfModel):
             )
             losses["perceptual_loss"] = self.config.perceptual_loss_mult * distance.mean()
         if layout.depth:
-            disparity = layout.split(outputs["expected_disparity"])[2]
+            disparity = expected_disparity(*rendered_samples(outputs, layout, family=2))
             losses["disparity_loss"] = self.config.disparity_loss_mult * disparity_loss(
                 disparity,
                 batch["disparity"].to(self.device),

@@ -96,7 +96,6 @@ def render_mask_and_depth(
 
 def scaled(camera: Cameras, downscale: int) -> Cameras:
     """A copy of the camera with 1 / downscale of the resolution."""
-    camera = camera[...]
     camera = Cameras(
         camera_to_worlds=camera.camera_to_worlds.clone(),
         fx=camera.fx.clone(),

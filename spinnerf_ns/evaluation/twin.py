@@ -18,8 +18,7 @@ protocol wants it: training photos show the object, test photos do not.
 from __future__ import annotations
 
 import json
-import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -29,9 +28,11 @@ from numpy.typing import NDArray
 
 from spinnerf_ns.conventions import BoolMask, Image, save_object_mask, write_png
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.evaluation.scenes import TruthScene, new_folder, write_ply
 from spinnerf_ns.evaluation.twin_render import Pinhole, Room, render_depths, render_photos
 from spinnerf_ns.evaluation.twin_room import TARGET_CENTER, build_room
 
+TWIN_FILE = "twin.json"
 TWIN_VERSION = 1
 FOCAL_PER_WIDTH = 0.95
 """Focal length over photo width: 56 degrees across, between a phone's main and wide camera."""
@@ -67,33 +68,12 @@ class TwinConfig:
                 raise SpinnerfError(f"TwinConfig: {name} is {getattr(self, name)}, expected at least {least}; raise it")
 
 
-@dataclass(frozen=True)
-class TwinScene:
-    """What was written, and where. Photos are named by their path relative to `root`, as in transforms.json."""
+@dataclass(frozen=True, kw_only=True)
+class TwinScene(TruthScene):
+    """What was written, and where. `truth` has the kinds images, images_with_object, object_masks, depths and
+    depths_with_object."""
 
-    root: Path
     config: TwinConfig
-    photos: list[str]
-    """All photos, in the order of their names."""
-    object_free: list[str]
-    """The test photos: truth that was never shown the object."""
-    prompt_view: str
-    """The training photo that a person would click on: the most central one."""
-    prompt_box: tuple[float, float, float, float]
-    """A loose box (x0, y0, x1, y1) around the object in that photo, in pixels; (0, 0) is the photo's outer corner."""
-    prompt_points: list[tuple[float, float, int]] = field(default_factory=list)
-    """(x, y, label) at pixel centres, label 1 = object, 0 = background: two on the object, one beside it."""
-
-    @property
-    def train_photos(self) -> list[str]:
-        """The photos that show the object."""
-        return [photo for photo in self.photos if photo not in set(self.object_free)]
-
-    def truth(self, photo: str, kind: str) -> Path:
-        """The truth file of a photo; `kind` is a folder under truth/: images, images_with_object, object_masks, depths,
-        depths_with_object."""
-        suffix = ".npy" if kind.startswith("depths") else ".png"
-        return self.root / "truth" / kind / Path(photo).with_suffix(suffix).name
 
 
 def write_twin(root: Path, config: TwinConfig = TwinConfig()) -> TwinScene:
@@ -109,17 +89,8 @@ def write_twin(root: Path, config: TwinConfig = TwinConfig()) -> TwinScene:
     Raises:
         SpinnerfError: `root` exists and is not an empty folder. Nothing is left behind on any error.
     """
-    root = Path(root)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise SpinnerfError(f"{root}: not an empty folder, expected a new one; delete it or name another")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".tmp-{root.name}-", dir=root.parent) as temporary:
-        written = Path(temporary) / "twin"  # made by mkdir, so that it has ordinary permissions
-        written.mkdir()
+    with new_folder(root) as written:
         _write_into(written, config)
-        if root.exists():
-            root.rmdir()
-        written.rename(root)
     return load_twin(root)
 
 
@@ -130,7 +101,7 @@ def load_twin(root: Path) -> TwinScene:
         SpinnerfError: there is no twin.json, or it is of another version or broken, or photos are missing.
     """
     root = Path(root)
-    path = root / "twin.json"
+    path = root / TWIN_FILE
     again = "write the twin again with write_twin into a new folder"
     if not path.is_file():
         raise SpinnerfError(f"{path}: missing, expected a twin's description; {again}")
@@ -273,10 +244,10 @@ def _write_into(root: Path, config: TwinConfig) -> None:
             colours.append(with_object.reshape(-1, 3)[pixels])
         if index == middle:
             box, prompt_points = prompt_from_mask(object_mask)
-    _write_ply(root / "sparse_pc.ply", np.concatenate(points), np.concatenate(colours))
+    write_ply(root / "sparse_pc.ply", np.concatenate(points), np.concatenate(colours))
     _write_json(root / "transforms.json", _transforms(config, photos, train + test))
     _write_json(
-        root / "twin.json",
+        root / TWIN_FILE,
         {
             "version": TWIN_VERSION,
             "config": asdict(config),
@@ -308,18 +279,6 @@ def _write_view(
 def _surface_points(camera: Pinhole, z: NDArray[np.float64], pixels: NDArray[np.integer]) -> NDArray[np.float64]:
     origin, directions = camera.rays(0.5, 0.5, np.float64)
     return (origin + z.ravel()[pixels] * directions[:, pixels]).T
-
-
-def _write_ply(path: Path, points: NDArray[np.floating], colours: NDArray[np.uint8]) -> None:
-    properties = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]
-    table = np.empty(len(points), properties)
-    for column, name in enumerate("xyz"):
-        table[name] = points[:, column]
-    for column, name in enumerate(("red", "green", "blue")):
-        table[name] = colours[:, column]
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}"]
-    header += [f"property {'float' if kind == '<f4' else 'uchar'} {name}" for name, kind in properties]
-    path.write_bytes(("\n".join(header) + "\nend_header\n").encode("ascii") + table.tobytes())
 
 
 def _transforms(config: TwinConfig, photos: list[str], cameras: list[Pinhole]) -> dict:

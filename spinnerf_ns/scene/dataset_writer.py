@@ -150,7 +150,7 @@ class RemovedWriter:
         meta = {key: value for key, value in self.capture.source_meta.items() if key != "ply_file_path"}
         if "ply_file_path" in self.capture.source_meta:
             meta["ply_file_path"] = _relative(os.path.realpath(self.capture.source_meta["ply_file_path"]), self.folder)
-        cameras = [_camera(view) for view in views]
+        cameras = [camera_entries(view) for view in views]
         shared = cameras[0] if all(camera == cameras[0] for camera in cameras) else {}
         frames = []
         for view, camera in zip(views, cameras):
@@ -226,7 +226,7 @@ def _relative(path: str, folder: Path) -> str:
         return Path(path).as_posix()
 
 
-def _camera(view: View) -> dict[str, Any]:
+def camera_entries(view: View) -> dict[str, Any]:
     """A view's camera as transforms.json has it, at the resolution used."""
     names = ("k1", "k2", "k3", "k4", "p1", "p2")
     return {

@@ -75,18 +75,25 @@ def visible_depths(
     Returns:
         (K, 2) row and column, and (K,) planar depth in world units.
     """
+    return visible_points(view, image, points)[1:]
+
+
+def visible_points(
+    view: View, image: npt.NDArray[np.uint8], points: ColoredPoints
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """As `visible_depths`, and before it (K,) which points they are."""
     xy, z = project(view, points.positions)
     with np.errstate(invalid="ignore"):
         inside = np.isfinite(xy).all(axis=1) & (z > 0)
         inside &= (xy[:, 0] >= 0) & (xy[:, 0] < view.width) & (xy[:, 1] >= 0) & (xy[:, 1] < view.height)
     xy, z, colors = xy[inside], z[inside], points.colors[inside]
     if len(z) == 0:
-        return np.zeros((0, 2), np.int64), np.zeros(0, np.float32)
+        return np.zeros(0, np.int64), np.zeros((0, 2), np.int64), np.zeros(0, np.float32)
     pixels = np.floor(xy[:, ::-1]).astype(np.int64)
     seen = z <= (1.0 + OCCLUSION_MARGIN) * _nearest_nearby(xy, z, view)
     shown = image[pixels[:, 0], pixels[:, 1]].astype(np.float64)
     seen &= np.abs(shown - colors).mean(axis=1) <= COLOR_TOLERANCE
-    return pixels[seen], z[seen].astype(np.float32)
+    return np.flatnonzero(inside)[seen], pixels[seen], z[seen].astype(np.float32)
 
 
 def _nearest_nearby(xy: npt.NDArray, z: npt.NDArray, view: View) -> npt.NDArray[np.float64]:

@@ -1,21 +1,32 @@
-"""Baselines that a removal is compared with: same grid, samples, rays, steps and seed."""
+"""Methods that a removal is compared with: same grid, samples, rays, steps and seed.
+
+Each is a `Method`: which export it trains on, and how its configuration comes from the one it is compared with. Whatever is
+not the method's own idea (scene placement, sparse points, rates) is the same, stock nerfacto excepted.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Literal
 from unittest import mock
 
+import torch
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 
-from spinnerf_ns.nerf.base_model import CachedLpips
-from spinnerf_ns.runs import method_config
+from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY, CachedLpips
+from spinnerf_ns.nerf.inpaint_data import SpinnerfInpaintDataManager, SpinnerfInpaintDataManagerConfig
+from spinnerf_ns.runs import apply, method_config
+from spinnerf_ns.scene.dataset_writer import TRANSFORMS_MASKED
 
 SHARED_MODEL_SETTINGS = (
     "implementation", "hidden_dim", "hidden_dim_color", "num_levels", "base_res", "max_res", "log2_hashmap_size",
@@ -49,6 +60,118 @@ def masked_nerf(like: TrainerConfig) -> TrainerConfig:
     return config
 
 
+@dataclass
+class PerViewDataManagerConfig(SpinnerfInpaintDataManagerConfig):
+    """The data manager of per-view inpainting with a pixel loss."""
+
+    _target: type = field(default_factory=lambda: PerViewDataManager)
+    train_geometry_in_hole: bool = True
+    """Whether the pixel loss inside the removed region may change density; off: its rendering weights are detached."""
+
+
+class PerViewDataManager(SpinnerfInpaintDataManager):
+    """Uniform rays over all pixels of the inpainted photos, the removed region included, as if they were photographs."""
+
+    config: PerViewDataManagerConfig
+
+    def _read_regions(self) -> None:
+        usable = self.train_pool.usable
+        super()._read_regions()
+        self.train_pool.usable = usable
+        self._in_region = torch.zeros(self.train_pool.num_pixels, dtype=torch.bool)
+        self._in_region[self.region_pixels] = True
+
+    def next_train(self, step: int) -> tuple[RayBundle, dict]:
+        """The inpainting stage's bundle; geometry is let alone by rays into the removed region, if so configured."""
+        bundle, batch = super().next_train(step)
+        if "layout" in batch and not self.config.train_geometry_in_hole:
+            uniform = batch["layout"].uniform
+            trains = bundle.metadata[TRAINS_GEOMETRY].clone()
+            trains[:uniform, 0] = ~self._in_region[batch["flat"][:uniform]].to(trains.device)
+            bundle.metadata[TRAINS_GEOMETRY] = trains
+        return bundle, batch
+
+
+def per_view(like: TrainerConfig, detached: bool = False) -> TrainerConfig:
+    """Per-view inpainting and a pixel loss on all pixels: train it on an export that fills nothing from other photos.
+
+    Args:
+        like: the configuration that it is compared with.
+        detached: whether rendering weights are detached inside the removed region, so that only colour is trained there.
+    """
+    config = deepcopy(like)
+    given = config.pipeline.datamanager
+    settings = {f.name: getattr(given, f.name) for f in fields(given) if f.init and f.name != "_target"}
+    settings |= {"hole": "object", "num_patches": 0, "depth_num_rays": 0, "reference_num_rays": 0}
+    config.pipeline.datamanager = PerViewDataManagerConfig(**settings, train_geometry_in_hole=not detached)
+    return config
+
+
+RELEASE_MODEL = (
+    "perceptual_loss_mult", "disparity_loss_mult", "disparity_tolerance", "reference_loss_mult", "sparse_depth_loss_mult",
+)  # fmt: skip
+RELEASE_DATA = ("hole", "patch_size_fraction", "patch_stride", "patch_start_step")
+"""What the release's preset brings into a comparison: its losses. Rays a step and rates stay those of the others."""
+
+
+def release(like: TrainerConfig) -> TrainerConfig:
+    """The losses of the method's published release, on the grid, samples, rays and steps of `like`."""
+    config, preset = deepcopy(like), method_config("spinnerf-inpaint-release").pipeline
+    for name in RELEASE_MODEL:
+        setattr(config.pipeline.model, name, getattr(preset.model, name))
+    for name in RELEASE_DATA:
+        setattr(config.pipeline.datamanager, name, getattr(preset.datamanager, name))
+    return config
+
+
+def no_hole_losses(like: TrainerConfig) -> TrainerConfig:
+    """Ours without any loss inside the removed region: what the field extrapolates by itself."""
+    config = deepcopy(like)
+    apply(config, {f"pipeline.datamanager.{name}": 0 for name in ("num_patches", "depth_num_rays", "reference_num_rays")})
+    return config
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the comparison."""
+
+    what: str
+    """What it is, in a few words."""
+    make: Callable[[TrainerConfig], TrainerConfig]
+    """From the configuration of ours to its own."""
+    export: Literal["shared", "per-view"] = "shared"
+    """Which object-free capture it trains on: the one filled from other photos, or each photo inpainted alone."""
+    file: str = "transforms.json"
+    """Which of the export's datasets."""
+
+
+METHODS = {
+    "masked-nerf": Method("stock nerfacto that never sees the removed region", masked_nerf, file=TRANSFORMS_MASKED),
+    "per-view": Method("per-view inpainting, pixel loss on all pixels", per_view, "per-view"),
+    "per-view-detached": Method(
+        "the same with detached rendering weights in the removed region", partial(per_view, detached=True), "per-view"
+    ),
+    "release": Method("the losses of SPIn-NeRF's release", release),
+    "no-hole-losses": Method("ours without a loss in the removed region", no_hole_losses),
+    "ours": Method("this package's default", deepcopy),
+}
+"""By name, in the order shown."""
+
+
+def with_steps(config: TrainerConfig, steps: int) -> TrainerConfig:
+    """Another number of steps; what is said in steps (rates, first patches, mask rounds) moves in proportion. In place."""
+    factor = steps / config.max_num_iterations
+    config.max_num_iterations = steps
+    for scheduler in {id(group["scheduler"]): group["scheduler"] for group in config.optimizers.values()}.values():
+        scheduler.max_steps = max(1, round(scheduler.max_steps * factor))
+    data = config.pipeline.datamanager
+    if hasattr(data, "patch_start_step"):
+        data.patch_start_step = round(data.patch_start_step * factor)
+    if hasattr(config.pipeline, "mask_round_steps"):
+        config.pipeline.mask_round_steps = tuple(round(step * factor) for step in config.pipeline.mask_round_steps)
+    return config
+
+
 @contextmanager
 def stock_models_without_download() -> Iterator[None]:
     """Within this context stock nerfacto is built without its LPIPS download and with the fast hash grid.
@@ -70,7 +193,6 @@ def stock_models_without_download() -> Iterator[None]:
 
 def load_pipeline(config_path: Path) -> Any:
     """A finished run's pipeline on the test split, ours or a baseline's, in evaluation mode."""
-    import torch
     import yaml
     from nerfstudio.utils.eval_utils import eval_load_checkpoint
 

@@ -231,6 +231,29 @@ def available_lpips(
     return found, reasons
 
 
+def load_networks(
+    lpips_weights: Sequence[Path] = (), fid_weights: Path | None = None, device: str | torch.device = "cpu"
+) -> tuple[list[LpipsLoss], torch.nn.Module | None, dict[str, str]]:
+    """The networks that figures need, from the files given, else from what is on this machine; nothing is downloaded.
+
+    Returns:
+        LPIPS networks, FID's Inception network or None, and figure -> why it cannot be had.
+
+    Raises:
+        SpinnerfError: a file that was given is missing or does not fit.
+    """
+    if lpips_weights:
+        lpips, absent = [make_perceptual_loss("auto", Path(path), device) for path in lpips_weights], {}
+    else:
+        lpips, absent = available_lpips(allow_download=False, device=device)
+    try:
+        return lpips, load_fid_features(fid_weights, allow_download=False), absent
+    except SpinnerfError as error:
+        if fid_weights is not None:
+            raise
+        return lpips, None, {**absent, "fid": str(error)}
+
+
 # ------------------------------------------------------------------------------------------------------------------- fid
 def load_fid_features(weights: Path | None = None, allow_download: bool = True) -> torch.nn.Module:
     """The Inception network of FID (torch-fidelity's, 2048 features) from a file, a cache or a download.

@@ -192,9 +192,14 @@ def _is_total(key: str) -> bool:
 
 # --------------------------------------------------------------------------------------------------------------- figures
 def _text(value: Figure, key: str = "") -> str:
-    """A figure as text: digits by its kind, an en dash for what is missing."""
+    """A figure as HTML: `format_figure`'s text, an en dash for what is missing."""
     if value is None or (isinstance(value, (float, np.floating)) and not math.isfinite(value)):
         return "<span class=missing title=missing>–</span>"
+    return html.escape(format_figure(value, key))
+
+
+def format_figure(value: float | int | str | bool, key: str = "") -> str:
+    """A figure as text, with digits by its kind: `key` is its name."""
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if isinstance(value, (int, np.integer)):
@@ -205,7 +210,7 @@ def _text(value: Figure, key: str = "") -> str:
         if "psnr" in key:
             return f"{value:.2f}"
         return f"{value:.3f}" if 0.1 <= abs(value) < 10 else f"{value:.4g}" if abs(value) >= 10 else f"{value:.3g}"
-    return html.escape(str(value))
+    return str(value)
 
 
 def _duration(seconds: float) -> str:
@@ -218,7 +223,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def _direction(key: str) -> int:
+def direction(key: str) -> int:
     """1 if more is better, -1 if less is, 0 if neither is known."""
     if any(word in key.lower() for word in _HIGHER_IS_BETTER):
         return 1
@@ -226,15 +231,15 @@ def _direction(key: str) -> int:
 
 
 def _arrow(key: str) -> str:
-    mark, meaning = {1: ("↑", "higher"), -1: ("↓", "lower"), 0: ("", "")}[_direction(key)]
+    mark, meaning = {1: ("↑", "higher"), -1: ("↓", "lower"), 0: ("", "")}[direction(key)]
     return f" <span title='{meaning} is better'>{mark}</span>" if mark else ""
 
 
 def _best(key: str, values: Sequence[Any]) -> float | None:
     numbers = [v for v in values if isinstance(v, (int, float, np.number)) and math.isfinite(v)]
-    if len(numbers) < 2 or not _direction(key):
+    if len(numbers) < 2 or not direction(key):
         return None
-    return max(numbers) if _direction(key) > 0 else min(numbers)
+    return max(numbers) if direction(key) > 0 else min(numbers)
 
 
 # -------------------------------------------------------------------------------------------------------------- pictures

@@ -13,7 +13,8 @@ from spinnerf_ns.conventions import BoolMask, Image, atomic_path
 from spinnerf_ns.errors import SpinnerfError
 
 SCHEMA = 1
-"""prompts.json's schema: {"schema": 1, "prompts": [{"view", "points": [[x, y]], "labels", "box", "mask"}]}."""
+"""prompts.json's schema: {"schema": 1, "prompts": [{"view", "points": [[x, y]], "labels", "box", "mask"}]}; a prompt of
+another object than 1 has "object", and one that words led to has "text"."""
 
 OBJECT_LABEL, BACKGROUND_LABEL = 1, 0
 """A point's label: on the object, or beside it."""
@@ -33,6 +34,10 @@ class Prompt:
     """(x0, y0, x1, y1) around the object, in pixels."""
     mask_path: Path | None = None
     """A ready object mask of the photo, in place of points and box."""
+    object: int = 1
+    """Which object, where several are pointed at; all of them are removed."""
+    text: str | None = None
+    """The words that the box was found by, if it was."""
 
     def check(self, width: int, height: int) -> None:
         """Checks the prompt against its photo.
@@ -81,7 +86,11 @@ class Prompt:
 
 
 class Segmenter(Protocol):
-    """A photo and a prompt -> an object mask."""
+    """A photo and a prompt -> an object mask.
+
+    A segmenter with a costly network may have `ensure()`, which raises SpinnerfError if it can't be had, and an attribute
+    `cache_folder`, which the stage sets to a folder of the workspace.
+    """
 
     name: str
 
@@ -99,7 +108,11 @@ class Segmenter(Protocol):
 
 
 class Tracker(Protocol):
-    """Masks in some photos -> masks in all."""
+    """Masks in some photos -> masks in all.
+
+    A tracker may have `ensure()`, as a segmenter may, and `track_objects(images, {object: source_masks}, progress)`, which
+    returns {object: masks}: then several objects are tracked in one go; else one after the other.
+    """
 
     name: str
 
@@ -120,6 +133,37 @@ class Tracker(Protocol):
             Per photo (H, W) bool, or None where the tracker cannot say.
         """
         ...
+
+
+def check_source(
+    tracker: str,
+    index: int | None,
+    count: int,
+    shape: tuple[int, ...] | None = None,
+    photo_shape: tuple[int, int] | None = None,
+) -> None:
+    """What every tracker refuses.
+
+    Args:
+        tracker: its name.
+        index: a source mask's photo; None: there is no source mask at all.
+        count: number of photos.
+        shape, photo_shape: (height, width) of the mask and of its photo, where they are known.
+
+    Raises:
+        SpinnerfError: no source mask, an index that is no photo's, or a mask of another size than its photo.
+    """
+    if index is None:
+        raise SpinnerfError(f"tracker '{tracker}' got no source mask, expected one at least; segment a photo first")
+    if not 0 <= index < count:
+        raise SpinnerfError(
+            f"tracker '{tracker}' got a mask for photo {index}, expected 0 to {count - 1}; correct the index"
+        )
+    if shape is not None and tuple(shape) != tuple(photo_shape):
+        raise SpinnerfError(
+            f"tracker '{tracker}' got a mask of shape {shape} for photo {index} of shape {photo_shape}; "
+            "export the mask at the photo's size"
+        )
 
 
 # --------------------------------------------------------------------------------------------------------------- parsing
@@ -190,6 +234,8 @@ def _to_json(prompt: Prompt, folder: Path) -> dict[str, Any]:
         "labels": list(prompt.labels),
         "box": None if prompt.box is None else list(prompt.box),
         "mask": None if mask is None else Path(os.path.relpath(mask, folder)).as_posix(),
+        **({} if prompt.object == 1 else {"object": prompt.object}),
+        **({} if prompt.text is None else {"text": prompt.text}),
     }
 
 
@@ -203,4 +249,6 @@ def _from_json(entry: dict[str, Any], folder: Path) -> Prompt:
         labels=tuple(int(label) for label in entry.get("labels", ())),
         box=None if box is None else (float(box[0]), float(box[1]), float(box[2]), float(box[3])),
         mask_path=None if mask is None else Path(os.path.normpath(folder / mask)),
+        object=int(entry.get("object", 1)),
+        text=entry.get("text"),
     )

@@ -8,6 +8,7 @@ import pytest
 
 from spinnerf_ns.conventions import load_object_mask, read_image
 from spinnerf_ns.evaluation.twin import TwinConfig, TwinScene, write_twin
+from tests.segmentation.networks import grounding_dino_folder, sam2_folder, sam_file  # noqa: F401  fixtures
 
 
 @pytest.fixture(scope="session")

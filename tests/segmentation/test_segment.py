@@ -218,6 +218,7 @@ def test_the_command_line(twin, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setitem(TRACKERS._targets, "shift", Shift)
     box = ",".join(str(value) for value in twin.prompt_box)
     arguments = ["segment", "--data", str(twin.root), "--view", twin.prompt_view, "--workspace", str(tmp_path / "ws")]
+    arguments += ["--segmenter", "grabcut"]
     main([*arguments, "--box", box, "--points", "1,1,0", "2,1,0", "--tracker", "shift"])
     assert len(list((tmp_path / "ws" / "masks_2d").iterdir())) == 12
     assert load_prompts(tmp_path / "ws" / "prompts.json")[0].labels == (0, 0)

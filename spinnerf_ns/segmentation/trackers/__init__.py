@@ -5,5 +5,8 @@ from spinnerf_ns.registry import Registry
 TRACKERS = Registry(
     "tracker",
     "spinnerf_ns.trackers",
-    {"flow": "spinnerf_ns.segmentation.trackers.flow:FlowTracker"},
+    {
+        "flow": "spinnerf_ns.segmentation.trackers.flow:FlowTracker",
+        "sam2": "spinnerf_ns.segmentation.trackers.sam2:Sam2Tracker",
+    },
 )

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spinnerf_ns.conventions import BoolMask, Image
-from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.segmentation.prompts import check_source
 from spinnerf_ns.segmentation.refine import (
     apply_palette,
     build_palette,
@@ -138,19 +138,12 @@ class _Run:
 
     def take_sources(self, source_masks: dict[int, BoolMask]) -> None:
         if not source_masks:
-            raise SpinnerfError("tracker 'flow' got no source mask, expected one at least; segment a photo first")
+            check_source(self.options.name, None, len(self.images))
         for index, object_mask in source_masks.items():
-            if not 0 <= index < len(self.images):
-                raise SpinnerfError(
-                    f"tracker 'flow' got a mask for photo {index}, expected 0 to {len(self.images) - 1}; correct the index"
-                )
+            check_source(self.options.name, index, len(self.images))
             object_mask = np.asarray(object_mask, dtype=bool)
             _, shape = self.photo(index)
-            if object_mask.shape != shape:
-                raise SpinnerfError(
-                    f"tracker 'flow' got a mask of shape {object_mask.shape} for photo {index} of shape {shape}; "
-                    "export the mask at the photo's size"
-                )
+            check_source(self.options.name, index, len(self.images), object_mask.shape, shape)
             self.masks[index] = object_mask
             if object_mask.any():
                 self.sources.append(index)

@@ -1,0 +1,46 @@
+"""Segmenters and trackers by name; what `auto` stands for: the network if it can be had, else the embedded backend."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.registry import Registry
+from spinnerf_ns.segmentation.segmenters import SEGMENTERS
+from spinnerf_ns.segmentation.trackers import TRACKERS
+
+AUTO = "auto"
+AUTO_ORDER = {SEGMENTERS.kind: ("sam", "grabcut"), TRACKERS.kind: ("sam2", "flow")}
+"""Kind of backend -> what `auto` takes if its package is installed and its weights can be had, and what it takes else."""
+
+
+def choose(registry: Registry, name: str, options: Mapping[str, Any] | None = None, recorded: str | None = None) -> Any:
+    """A backend by name.
+
+    Args:
+        registry: SEGMENTERS or TRACKERS.
+        name: its name, or "auto"; what that chose is printed in one line.
+        options: its options.
+        recorded: the backend that made the masks that are there, if any: "auto" stays with it, so that weights that come
+            or go between two runs do not make them stale.
+
+    Raises:
+        SpinnerfError: no such name or option.
+    """
+    if name != AUTO:
+        return registry.create(name, **(options or {}))
+    if options:
+        raise SpinnerfError(f"options of a {registry.kind} were given, but not which one; add --{registry.kind} NAME")
+    from nerfstudio.utils.rich_utils import CONSOLE
+
+    network, embedded = AUTO_ORDER[registry.kind]
+    if recorded in (network, embedded):
+        chosen, reason = registry.create(recorded), "as for the masks that are there"
+    else:
+        try:
+            chosen, reason = registry.create(network), "as its weights are there"
+            chosen.ensure()
+        except SpinnerfError as error:
+            chosen, reason = registry.create(embedded), f"as '{network}' can't be had: {error}"
+    CONSOLE.print(f"{registry.kind} auto: {chosen.name}, {reason}", markup=False, highlight=False, soft_wrap=True)
+    return chosen

@@ -9,10 +9,14 @@ that listing names imports nothing; other packages add theirs by an entry point 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
-from importlib.metadata import entry_points
-from typing import Any, Mapping
+import io
+from importlib.metadata import entry_points, metadata
+from typing import Any, Mapping, Sequence, get_type_hints
+
+import tyro
 
 from spinnerf_ns.errors import SpinnerfError
 
@@ -57,10 +61,46 @@ class Registry:
         try:
             return getattr(importlib.import_module(module), attribute)
         except ImportError as error:
+            # Another package's backend is none of our extras, and neither is an embedded one without needs of its own.
+            ours = name in self._targets and name in (metadata("spinnerf-ns").get_all("Provides-Extra") or ())
+            mend = f'pip install "spinnerf-ns[{name}]"' if ours else f"install what {module.partition('.')[0]} needs"
             raise SpinnerfError(
-                f"{self.kind} '{name}' needs a package that is not installed ({error}); "
-                f'try: pip install "spinnerf-ns[{name}]", or choose one of: {", ".join(self.names())}'
+                f"{self.kind} '{name}' ({module}) needs a package that is not installed ({error}); "
+                f"{mend}, or choose one of: {', '.join(other for other in self.names() if other != name)}"
             ) from error
+        except AttributeError as error:
+            raise SpinnerfError(
+                f"{self.kind} '{name}' should be {target}, but {module} has no {attribute}; correct the entry point "
+                f"in {self.group}"
+            ) from error
+
+    def parse_options(self, name: str, options: Sequence[str]) -> dict[str, Any]:
+        """Options given as texts, "field=value", in the types of the backend's fields.
+
+        Raises:
+            SpinnerfError: no such name or option, or a value that does not fit.
+        """
+        if not options:
+            return {}
+        backend = self.get(name)
+        fields = {field.name for field in dataclasses.fields(backend)} if dataclasses.is_dataclass(backend) else set()
+        types = get_type_hints(backend)
+        parsed = {}
+        for option in options:
+            field, equals, value = option.partition("=")
+            if not equals or field not in fields:
+                raise SpinnerfError(
+                    f"{self.kind} '{name}': the option {option!r} is not one of its FIELD=VALUE; its fields: "
+                    f"{', '.join(sorted(fields)) or 'none'}"
+                )
+            wanted = types[field]
+            try:  # as tyro reads command lines; at fault it wants to print and exit
+                with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+                    parsed[field] = tyro.cli(wanted, args=[value.capitalize() if wanted is bool else value])
+            except SystemExit as error:
+                expected = wanted.__name__ if isinstance(wanted, type) else str(wanted).replace("typing.", "")
+                raise SpinnerfError(f"{self.kind} '{name}': {field} is {value!r}, expected {expected}") from error
+        return parsed
 
     def create(self, name: str, **options: Any) -> Any:
         """An instance of the class called `name` with its options set.

@@ -9,6 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# What a backend called "auto" takes must not depend on the network; tests of downloads have a server of their own.
+os.environ.setdefault("SPINNERF_OFFLINE", "1")
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

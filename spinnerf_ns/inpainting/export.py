@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
+from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
 from spinnerf_ns.conventions import (
@@ -23,10 +24,15 @@ from spinnerf_ns.conventions import (
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.inpainting.background import background_depths
 from spinnerf_ns.inpainting.inpainters import INPAINTERS
+from spinnerf_ns.inpainting.inpainters.choice import choose_inpainter
+from spinnerf_ns.inpainting.reference import choose_reference, read_mended, reference_candidates, with_mended
 from spinnerf_ns.inpainting.visibility import ViewLayers, fill_from_views
 from spinnerf_ns.scene.capture import Capture, View
 from spinnerf_ns.scene.dataset_writer import RemovedView, RemovedWriter
-from spinnerf_ns.scene.workspace import Workspace
+from spinnerf_ns.scene.workspace import REFERENCE, Workspace
+
+RIM = "rim"
+"""Disparity continued from the hole's rim, by no network."""
 
 RenderLayers = Callable[[View], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]]
 """A view -> (object_mask, z_visible), each (H, W), planar depth in world units, 0 = unknown."""
@@ -37,10 +43,20 @@ class ExportConfig:
     """How photos and depth are cleaned."""
 
     inpainter: str = "auto"
-    """2-D inpainter for what no photo shows: opencv, patchmatch, folder, or another package's; "auto" takes folder where
-    --inpainted is given, else patchmatch."""
+    """2-D inpainter for what no photo shows: lama, diffusion, opencv, patchmatch, folder, or another package's; "auto" takes
+    folder where --inpainted is given, else lama where its file can be had, else patchmatch."""
+    inpainter_options: Tuple[str, ...] = ()
+    """Its options, each FIELD=VALUE: memory_limit=4, weights=big-lama.pt, seed=1 (docs/backends.md lists them)."""
     inpainted: Path | None = None
     """Folder of photos inpainted elsewhere (<photo>.png); used with --inpainter folder."""
+    disparity_inpainter: str = RIM
+    """What completes disparity. rim: the surfaces around the hole are continued. lama: the network fills it like a picture
+    (the paper)."""
+    reference_view: str | None = None
+    """Photo whose filling is taken at its word when the field is fitted; by default one with a large unseen area near the
+    middle of the camera path."""
+    reference_photo: Path | None = None
+    """The reference view's photo mended by hand, of its size: what no photo shows is taken from it."""
     dilation: float = DILATION_PER_1000
     """Growth of the masks before anything is removed, in pixels of a 1000-pixel-wide photo."""
     fill_from_views: bool = True
@@ -106,8 +122,11 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
         SpinnerfError: masks or depths are missing, or every mask is empty.
     """
     views = views_with_object(capture, workspace)
+    candidates = reference_candidates(capture, views, config.reference_view)
     inpainter_name, inpainter = make_inpainter(config)
-    inputs = [path for view in views for path in (view.path, _mask_path(workspace, view), layers_path(workspace, view.photo))]
+    disparity_inpainter = make_disparity_inpainter(config, inpainter_name, inpainter)
+    files = [(view.path, _mask_path(workspace, view), layers_path(workspace, view.photo)) for view in views]
+    inputs = [path for each in files for path in each]
     missing = [path for path in inputs if not path.is_file()]
     if missing:
         raise SpinnerfError(
@@ -115,8 +134,10 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
             "ns-spinnerf export --load-config CONFIG"
         )
     parameters = {**asdict(config), "inpainter": inpainter_name, "options": _options(inpainter)}
-    for irrelevant in ("overwrite", "downscale", "inpainted"):
+    for irrelevant in ("overwrite", "downscale", "inpainted", "inpainter_options", "reference_photo"):
         parameters.pop(irrelevant)
+    if config.reference_photo is not None:
+        inputs.append(Path(config.reference_photo))
     if config.inpainted is not None:
         inputs += sorted(path for path in Path(config.inpainted).rglob("*") if path.is_file())
     with workspace.stage("export", parameters, inputs, [workspace.removed], overwrite=config.overwrite) as stage:
@@ -132,26 +153,53 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
         unfinished = [index for index, view in enumerate(views) if not stage.done(view.photo)]
         if unfinished:
             filled = _fill(layers, config)
+            reference = choose_reference(views, candidates, [unseen for _, unseen, _ in filled])
+            mended = _mended(config, views, reference)
             for index in track(unfinished, "Inpainting"):
                 layer = layers[index]
                 image, unseen, z = filled[index]
-                writer.write(_removed_view(layer, image, unseen, z, inpainter))
-                stage.record(layer.view.photo, hole=int(layer.hole.sum()), unseen=int(unseen.sum()))
+                painter = inpainter
+                if index == reference and mended is not None:
+                    image, painter = with_mended(image, unseen, mended), None
+                writer.write(_removed_view(layer, image, unseen, z, painter, disparity_inpainter))
+                areas = {"hole": int(layer.hole.sum()), "unseen": int(unseen.sum())}
+                stage.record(layer.view.photo, **areas, **({REFERENCE: True} if index == reference else {}))
         writer.finish()
     return workspace.removed
 
 
 def make_inpainter(config: ExportConfig) -> tuple[str, Any]:
-    """The inpainter's name and an instance; "auto" chooses."""
-    name = config.inpainter
-    if name == "auto":
-        name = "folder" if config.inpainted is not None else "patchmatch" if "patchmatch" in INPAINTERS.names() else "opencv"
-    options = {}
-    if name == "folder":
-        if config.inpainted is None:
-            raise SpinnerfError("--inpainter folder needs the folder of inpainted photos: --inpainted FOLDER")
-        options["folder"] = config.inpainted
-    return name, INPAINTERS.create(name, **options)
+    """The inpainter's name and an instance that is ready to work; "auto" chooses."""
+    return choose_inpainter(config.inpainter, config.inpainted, config.inpainter_options)
+
+
+def make_disparity_inpainter(config: ExportConfig, inpainter_name: str, inpainter: Any) -> Any:
+    """What completes disparity: the inpainter itself, or one that is told to do it by its network.
+
+    Raises:
+        SpinnerfError: there is no such inpainter, or it has no network for disparity.
+    """
+    name = config.disparity_inpainter
+    if name == RIM:
+        return inpainter
+    backend = INPAINTERS.get(name)
+    if "disparity" not in getattr(backend, "__dataclass_fields__", {}):
+        raise SpinnerfError(f"--disparity-inpainter {name}: it has no network for disparity; take lama, or {RIM}")
+    options = (*(config.inpainter_options if name == inpainter_name else ()), "disparity=network")
+    return choose_inpainter(name, options=options)[1]
+
+
+def _mended(config: ExportConfig, views: Sequence[View], reference: int | None) -> np.ndarray | None:
+    """Says which view is the reference, and reads what the user made of it."""
+    if reference is None:
+        if config.reference_photo is not None:
+            raise SpinnerfError(f"{config.reference_photo}: no training photo shows the object, so none is the reference")
+        return None
+    mended = None if config.reference_photo is None else read_mended(Path(config.reference_photo), views[reference])
+    how = "inpainted; mended by hand: --reference-photo FILE" if mended is None else f"mended: {config.reference_photo}"
+    text = f"Reference view: {views[reference].photo} (another one: --reference-view PHOTO), {how}"
+    CONSOLE.print(text, markup=False, highlight=False, soft_wrap=True)
+    return mended
 
 
 def _fill(layers: list[ViewLayers], config: ExportConfig) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -163,17 +211,19 @@ def _fill(layers: list[ViewLayers], config: ExportConfig) -> list[tuple[np.ndarr
     return [(layer.image, layer.hole, np.zeros(layer.hole.shape, np.float32)) for layer in layers]
 
 
-def _removed_view(layer: ViewLayers, image: np.ndarray, unseen: np.ndarray, z: np.ndarray, inpainter: Any) -> RemovedView:
-    """Inpaints what is left of the hole."""
+def _removed_view(
+    layer: ViewLayers, image: np.ndarray, unseen: np.ndarray, z: np.ndarray, inpainter: Any, disparity_inpainter: Any
+) -> RemovedView:
+    """Inpaints what is left of the hole; its colours stand if there is no inpainter."""
     photo = layer.view.photo
-    if unseen.any():
+    if unseen.any() and inpainter is not None:
         image = inpainter.inpaint([image], [unseen], [photo])[0]
     known = np.where(layer.hole, z, layer.z_visible).astype(np.float32)
     # Everything in the hole without a depth is completed, filled pixels with an uncertain depth included.
     to_complete = layer.hole & (known <= 0)
     disparity = z_to_disparity(known)
     if to_complete.any():
-        disparity = inpainter.inpaint_disparity(disparity, to_complete)
+        disparity = disparity_inpainter.inpaint_disparity(disparity, to_complete)
     return RemovedView(photo, image, layer.hole, unseen, disparity_to_z(disparity).astype(np.float32))
 
 

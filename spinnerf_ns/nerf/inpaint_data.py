@@ -17,8 +17,9 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY
 from spinnerf_ns.nerf.datamanager import SpinnerfDataManager, SpinnerfDataManagerConfig, resize_nearest
 from spinnerf_ns.nerf.pixel_samplers import RayLayout, sample_list, sample_patches, sample_usable
-from spinnerf_ns.scene.capture import order_along_path
+from spinnerf_ns.scene.camera_path import most_unseen_near_middle
 from spinnerf_ns.scene.dataset_writer import read_removed
+from spinnerf_ns.scene.labels import label_path
 from spinnerf_ns.scene.workspace import Workspace
 
 
@@ -44,7 +45,7 @@ class SpinnerfInpaintDataManagerConfig(SpinnerfDataManagerConfig):
     reference_num_rays: int = 1024
     """Rays per step in the reference view's hole with the inpainted colour to meet."""
     reference_view: str | None = None
-    """Photo whose inpainting is taken at its word; by default the one with the largest hole near the middle of the path."""
+    """Photo whose inpainting is taken at its word; by default the export's, else a large hole near the path's middle."""
 
 
 class SpinnerfInpaintDataManager(SpinnerfDataManager):
@@ -84,12 +85,21 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         return self._removed
 
     def extras(self, path: Path, shape: tuple[int, int]) -> dict[str, Tensor]:
-        """`object_mask` (H, W, 1) bool: the region from which the object was removed."""
-        files = self.removed.get(self.view_of(path).photo)
-        if files is None:
-            return {"object_mask": torch.zeros(*shape, 1, dtype=torch.bool)}
-        object_mask = load_object_mask(files.object_mask)
-        return {"object_mask": torch.from_numpy(resize_nearest(object_mask.astype(np.uint8), shape)).bool()[..., None]}
+        """`object_mask` (H, W, 1) bool: the region from which the object was removed; `is_truth` (H, W, 1) bool: not there.
+
+        An object-free photo is truth everywhere, and its object mask says where the object would be, if anybody knows.
+        """
+        photo = self.view_of(path).photo
+        file = self.removed[photo].object_mask if photo in self.removed else None
+        object_free = photo in self.workspace.object_free
+        if object_free:
+            file = label_path(self.workspace.scene, photo)
+        if file is None:
+            object_mask = torch.zeros(*shape, 1, dtype=torch.bool)
+        else:
+            resized = resize_nearest(load_object_mask(file).astype(np.uint8), shape)
+            object_mask = torch.from_numpy(resized).bool()[..., None]
+        return {"object_mask": object_mask, "is_truth": torch.ones_like(object_mask) if object_free else ~object_mask}
 
     # ---------------------------------------------------------------------------------------------------------- pool
     def setup_train(self) -> None:
@@ -166,7 +176,7 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         self.disparity_scale = float(self.disparity.median()) if len(self.disparity) else 1.0
 
     def _choose_reference(self) -> int:
-        """The reference view's place in the train dataset: the configured one, or a large hole near the path's middle."""
+        """The reference view's place in the train dataset: the configured one, the export's, or one chosen as it does."""
         views = [self.view_of(path) for path in self.train_dataset.image_filenames]
         if self.config.reference_view is not None:
             wanted = self.capture.view(self.config.reference_view).photo
@@ -174,10 +184,11 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
                 if view.photo == wanted:
                     return index
             raise SpinnerfError(f"the reference view '{wanted}' is not a training photo of {self.removed_folder}")
-        counts = torch.bincount(self.train_pool.locate(self.hole_pixels)[:, 0], minlength=len(views)).double()
-        place = torch.empty(len(views), dtype=torch.double)
-        place[torch.tensor(order_along_path(views))] = torch.linspace(-1, 1, len(views), dtype=torch.double)
-        chosen = int(torch.argmax(counts * torch.exp(-4 * place.square())))
+        exported = self.workspace.reference_view
+        chosen = next((index for index, view in enumerate(views) if view.photo == exported), None)
+        if chosen is None:
+            counts = torch.bincount(self.train_pool.locate(self.hole_pixels)[:, 0], minlength=len(views))
+            chosen = most_unseen_near_middle(views, counts.tolist())
         CONSOLE.print(f"Reference view: {views[chosen].photo} (another one: --pipeline.datamanager.reference-view PHOTO)")
         return chosen
 

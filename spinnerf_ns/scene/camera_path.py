@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 MAX_ROUNDS = 50
 """Rounds of 2-opt at most; paths settle after a few."""
 
+END_COSTS = 4.0
+"""A view at an end of the path is the reference view only if its hole is e^4 times as large as that of the middle."""
+
 
 def order_along_path(views: Sequence[View]) -> list[int]:
     """Orders views so that neighbours see nearly the same: a short open path through the poses.
@@ -37,6 +40,23 @@ def order_along_path(views: Sequence[View]) -> list[int]:
     lengths = [float(distances[path[:-1], path[1:]].sum()) for path in improved]
     best = improved[int(np.argmin(np.round(lengths, 9)))]  # rounded: equal paths must not be chosen by their last digit
     return [int(i) for i in (best if best[0] < best[-1] else best[::-1])]
+
+
+def most_unseen_near_middle(views: Sequence[View], areas: Sequence[float]) -> int:
+    """The view with the largest area, where areas count less the farther a view lies from the middle of the camera path.
+
+    Args:
+        views: at least one.
+        areas: per view the area that no photo shows, in any unit.
+
+    Returns:
+        Its index. If no view has any, that of the middle.
+    """
+    place = np.empty(len(views))
+    place[order_along_path(views)] = np.linspace(-1, 1, len(views)) if len(views) > 1 else 0
+    weight = np.exp(-END_COSTS * place**2)
+    areas = np.asarray(areas, dtype=np.float64)
+    return int(np.argmax(areas * weight if areas.any() else weight))
 
 
 def _distances(views: Sequence[View]) -> npt.NDArray[np.float64]:

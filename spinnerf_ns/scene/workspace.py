@@ -24,6 +24,9 @@ SCHEMA = 1
 FOLDER = "spinnerf"
 """The workspace's name below the scene."""
 
+REFERENCE = "reference"
+"""True in the export's record of the reference view, the photo whose filling is taken at its word."""
+
 
 class Workspace:
     """A capture's workspace. Nothing is created before something is written.
@@ -122,6 +125,12 @@ class Workspace:
         """Replaces the manifest, atomically."""
         with atomic_path(self.manifest_path) as temporary:
             temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @property
+    def reference_view(self) -> str | None:
+        """The photo that the last export took for the reference view."""
+        records = self.read_manifest()["stages"].get("export", {}).get("records", {})
+        return next((photo for photo, record in records.items() if record.get(REFERENCE)), None)
 
     @property
     def object_free(self) -> tuple[str, ...]:

@@ -1,25 +1,61 @@
 """The contract that every registered inpainter keeps; see spinnerf_ns/inpainting/inpainters/__init__.py."""
 
+import importlib.util
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from spinnerf_ns.conventions import write_png
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.inpainting.inpainters import INPAINTERS, Inpainter
+from tests.inpainting.networks import save_diffusion, save_lama
+
+EMBEDDED = ("opencv", "patchmatch")
+NETWORKS = ("lama", "diffusion")
+NAMES = [name for name in INPAINTERS.names() if name != "folder"]  # folder wants a file per photo: a class of its own below
 
 
-def constructible() -> list[str]:
-    names = []
-    for name in INPAINTERS.names():
-        try:
-            INPAINTERS.create(name)
-        except SpinnerfError:  # it needs an option, a package or a file that is not here
-            continue
-        names.append(name)
-    return names
+@pytest.fixture(scope="session")
+def options(tmp_path_factory):
+    """What each inpainter needs: small networks of the published ones' classes, in the published files' formats."""
+
+    @cache
+    def of(name):
+        if name == "lama":
+            return {"weights": save_lama(tmp_path_factory.mktemp("lama") / "small.pt"), "trust_weights": True}
+        if name == "diffusion":
+            for package in ("diffusers", "transformers"):
+                if importlib.util.find_spec(package) is None:
+                    pytest.skip(f"the package {package} is not installed (extra diffusion)")
+            return {"weights": save_diffusion(tmp_path_factory.mktemp("diffusion") / "model"), "steps": 2}
+        return {}
+
+    return of
 
 
-NAMES = constructible()
+@pytest.fixture(scope="session")
+def create(options):
+    """Makes an inpainter by its name; a network is read once and then lent."""
+
+    @cache
+    def loaded(name):
+        inpainter = INPAINTERS.create(name, **options(name))
+        inpainter.prepare()
+        return inpainter
+
+    def make(name):
+        if name not in NETWORKS:
+            return INPAINTERS.create(name)
+        inpainter = INPAINTERS.create(name, **options(name))
+        vars(inpainter).update(vars(loaded(name)))
+        return inpainter
+
+    return make
 
 
 def photo(height: int, width: int, seed: int = 0):
@@ -48,60 +84,60 @@ CASES = {
 }
 
 
-def test_embedded_ones_are_here():
-    assert {"opencv", "patchmatch"} <= set(NAMES)
+def test_embedded_ones_and_networks_are_here():
+    assert {*EMBEDDED, *NETWORKS} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_protocol(name):
-    assert isinstance(INPAINTERS.create(name), Inpainter)
+def test_protocol_and_nothing_heavy_before_the_first_photo(name):
+    assert isinstance(INPAINTERS.create(name), Inpainter)  # without weights, and with no network
     assert INPAINTERS.create(name).name == name
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", NAMES)
-def test_shape_type_and_outside(name, case):
+def test_shape_type_and_outside(create, name, case):
     image, hole = CASES[case]
     image_before, hole_before = image.copy(), hole.copy()
-    (filled,) = INPAINTERS.create(name).inpaint([image], [hole])
+    (filled,) = create(name).inpaint([image], [hole])
     assert filled.shape == image.shape and filled.dtype == np.uint8
     np.testing.assert_array_equal(filled[~hole], image[~hole])
     np.testing.assert_array_equal(image, image_before)
     np.testing.assert_array_equal(hole, hole_before)
-    if case == "grey":
+    if case == "grey" and name in EMBEDDED:
         assert (np.ptp(filled.astype(int), axis=2) <= 1).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_stood_in_the_hole_is_gone(name):
+def test_what_stood_in_the_hole_is_gone(create, name):
     image, hole = CASES["ordinary"]
     red, green = image.copy(), image.copy()
     red[hole], green[hole] = (255, 0, 0), (0, 255, 0)
-    inpainter = INPAINTERS.create(name)
+    inpainter = create(name)
     np.testing.assert_array_equal(inpainter.inpaint([red], [hole])[0], inpainter.inpaint([green], [hole])[0])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_flat_photo_stays_flat(name):
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_flat_photo_stays_flat(create, name):
     image, hole = np.full((40, 50, 3), (200, 100, 30), np.uint8), box(40, 50, slice(10, 30), slice(15, 35))
     given = image.copy()
     given[hole] = 0
-    filled = INPAINTERS.create(name).inpaint([given], [hole])[0]
+    filled = create(name).inpaint([given], [hole])[0]
     assert np.abs(filled.astype(int) - image).max() <= 8  # OpenCV's Telea drifts by a few levels
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_batch_is_a_loop_and_deterministic(name):
+def test_batch_is_a_loop_and_deterministic(create, name):
     images, holes = zip(*(CASES[case] for case in ("ordinary", "odd size", "two holes")))
-    batch = INPAINTERS.create(name).inpaint(images, holes)
-    again = INPAINTERS.create(name)
+    batch = create(name).inpaint(images, holes)
+    again = create(name)
     for image, hole, filled in list(zip(images, holes, batch))[::-1]:
         np.testing.assert_array_equal(again.inpaint([image], [hole])[0], filled)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_empty_hole_full_hole_and_no_photo(name):
-    inpainter = INPAINTERS.create(name)
+def test_empty_hole_full_hole_and_no_photo(create, name):
+    inpainter = create(name)
     image = photo(20, 30)
     filled = inpainter.inpaint([image], [np.zeros((20, 30), bool)])[0]
     np.testing.assert_array_equal(filled, image)
@@ -112,16 +148,16 @@ def test_empty_hole_full_hole_and_no_photo(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_bad_input(name):
-    inpainter, image, hole = INPAINTERS.create(name), *CASES["ordinary"]
+def test_bad_input(create, name):
+    inpainter, image, hole = create(name), *CASES["ordinary"]
     for images, holes in (([image], [hole[1:]]), ([image], [hole.astype(np.uint8)]), ([image / 255], [hole]), ([image], [])):
         with pytest.raises(SpinnerfError):
             inpainter.inpaint(images, holes)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_disparity(name):
-    inpainter = INPAINTERS.create(name)
+def test_disparity(create, name):
+    inpainter = create(name)
     y, x = np.mgrid[:61, :83]
     plane = (0.02 + 1e-4 * x + 2e-4 * y).astype(np.float32)
     hole = box(61, 83, slice(20, 45), slice(30, 60))
@@ -134,6 +170,61 @@ def test_disparity(name):
     np.testing.assert_array_equal(inpainter.inpaint_disparity(plane, np.zeros_like(hole)), plane)
     with pytest.raises(SpinnerfError):
         inpainter.inpaint_disparity(plane, np.ones_like(hole))
+
+
+MOST_MEMORY = 1.3e9
+"""Bytes in which a process fills a 4000x3000 photo, Python and torch included; LaMa is told that 0.5 GB are its share (the
+published weights take 0.2 GB more)."""
+
+MOST_MEMORY_ON_TOP = 0.6e9
+"""The same for the diffusion model's crop and the photo's copies, on top of a process that has its packages loaded."""
+
+LARGE_PHOTO = """
+import json, sys
+from spinnerf_ns.inpainting.inpainters import INPAINTERS
+from tests.inpainting.test_inpainters import fill_large_photo
+
+print(json.dumps({name: fill_large_photo(INPAINTERS.create(name, **o))[1] for name, o in json.loads(sys.argv[1]).items()}))
+"""
+
+
+def fill_large_photo(inpainter):
+    """Fills a 4000x3000 photo; resident bytes before, and at the peak."""
+    y, x = np.mgrid[:3000, :4000].astype(np.uint16)
+    image = np.stack([x % 251, (x + y) % 253, y % 241], axis=-1).astype(np.uint8)
+    hole = box(3000, 4000, slice(1400, 1480), slice(1800, 1900))
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before = resident("VmRSS")
+    filled = inpainter.inpaint([image], [hole])[0]
+    peak = resident("VmHWM")
+    np.testing.assert_array_equal(filled[~hole], image[~hole])
+    assert (filled[hole] != image[hole]).any()
+    return before, peak
+
+
+def resident(field):
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(field))
+
+
+reads_memory = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc")
+
+
+@reads_memory
+def test_a_4000_pixel_wide_photo_in_the_stated_memory(options):
+    wanted = {name: options(name) for name in NAMES if name != "diffusion"}
+    wanted["lama"] = {**wanted["lama"], "memory_limit": 0.5}
+    command = [sys.executable, "-W", "ignore", "-c", LARGE_PHOTO, json.dumps(wanted, default=str)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert run.returncode == 0, run.stderr
+    peaks = json.loads(run.stdout.splitlines()[-1])
+    assert set(peaks) == set(wanted) and max(peaks.values()) < MOST_MEMORY, peaks
+
+
+@reads_memory
+def test_diffusion_sees_a_4000_pixel_wide_photo_in_the_stated_memory(create):
+    before, peak = fill_large_photo(create("diffusion"))  # here: importing its packages once more would take longer
+    assert peak - before < MOST_MEMORY_ON_TOP
 
 
 def test_opencv_options():

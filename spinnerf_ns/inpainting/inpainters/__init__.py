@@ -4,6 +4,7 @@ What every one of them keeps, and the contract test asks of each registered one:
 * a photo is (H, W, 3) uint8 RGB, a hole (H, W) bool, True = to be filled; the answer has the photo's shape and type;
 * pixels outside the hole are identical, and nothing given is changed;
 * the same input gives the same answer, and a batch the same as its photos one by one;
+* nothing heavy is imported, read or downloaded until `prepare` (optional) or the first photo;
 * an empty hole gives the photo back; a hole that leaves nothing to continue from is a `SpinnerfError` naming the photo.
 """
 
@@ -60,5 +61,7 @@ INPAINTERS = Registry(
         "opencv": "spinnerf_ns.inpainting.inpainters.opencv:OpenCVInpainter",
         "patchmatch": "spinnerf_ns.inpainting.inpainters.patchmatch:PatchMatchInpainter",
         "folder": "spinnerf_ns.inpainting.inpainters.folder:FolderInpainter",
+        "lama": "spinnerf_ns.inpainting.inpainters.lama:LamaInpainter",
+        "diffusion": "spinnerf_ns.inpainting.inpainters.diffusion:DiffusionInpainter",
     },
 )

@@ -18,6 +18,9 @@ class PhotoInpainter:
 
     name = ""
 
+    def prepare(self) -> None:
+        """Gets ready (finds weights, loads a network), so that what is missing is said before any work. Here: nothing."""
+
     def fill(self, image: Image, hole: BoolMask, photo: str) -> Image:
         """Returns (H, W, 3) uint8; only the hole's pixels are taken from it. The hole is neither empty nor everything."""
         raise NotImplementedError

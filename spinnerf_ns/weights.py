@@ -185,32 +185,48 @@ def _stamped(file: Path) -> bool:
 
 # --------------------------------------------------------------------------------------------------------------------- hub
 def _ensure_hub(entry: HubModel, allow_download: bool) -> Path:
-    """A hub model's folder, by huggingface_hub, which has its own cache, resume and checks. Safetensors only: no pickles."""
+    """A hub model's folder: one put by hand into our cache, else huggingface_hub's, which has its own cache, resume and
+    checks. Safetensors only: no pickles."""
+    by_hand = cache_dir() / entry.name
+    if any((by_hand / name).is_file() for name in ("config.json", "model_index.json")):
+        return by_hand
+    mend = (
+        f"on a machine with network: hf download {entry.hub_id} --local-dir {entry.name}, or its .json, .txt and "
+        f".safetensors files from {entry.url}/tree/main, then put that folder here as {by_hand}"
+    )
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise WeightsUnavailable(f"{entry.name} needs the package huggingface_hub; pip install huggingface_hub") from error
+        raise WeightsUnavailable(
+            f"{entry.name} is fetched by the package huggingface_hub, which is not installed; pip install huggingface_hub, "
+            f"or {mend}"
+        ) from error
     patterns: dict[str, Any] = {
         "allow_patterns": ["*.json", "*.txt", "*.model", "*.safetensors"],
         "ignore_patterns": ["*.fp16.*", "*non_ema*"],  # other precisions of the same weights
     }
     try:
-        return Path(snapshot_download(entry.hub_id, local_files_only=True, **patterns))
+        folder = Path(snapshot_download(entry.hub_id, local_files_only=True, **patterns))
+        if not _is_complete(folder):
+            raise FileNotFoundError(f"{folder} is incomplete")
+        return folder
     except Exception as error:  # that library's own kinds, which differ between its versions
         if not allow_download:
             raise WeightsUnavailable(
-                f"{entry.name} is not in Hugging Face's cache and downloads are off; on a machine with network: "
-                f"huggingface-cli download {entry.hub_id}, then copy that cache here (HF_HOME), or give its folder"
+                f"{entry.name} is not (wholly) in Hugging Face's cache and downloads are off; {mend}"
             ) from error
     _announce(entry, "into Hugging Face's cache (HF_HOME)")
     try:
         return Path(snapshot_download(entry.hub_id, **patterns))
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsUnavailable(
-            f"{entry.name} can't be downloaded ({reason}); on a machine with network: huggingface-cli download "
-            f"{entry.hub_id}, then copy that cache here (HF_HOME), or give its folder"
-        ) from error
+        raise WeightsUnavailable(f"{entry.name} can't be downloaded ({reason}); {mend}") from error
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a folder in Hugging Face's cache looks whole: that library hands out what an interrupted download left."""
+    begun = (folder.parent.parent / "blobs").glob("*.incomplete")
+    return any(folder.rglob("*.safetensors")) and not any(begun)
 
 
 def _announce(entry: WeightsFile | HubModel, what: str) -> None:

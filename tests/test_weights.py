@@ -275,6 +275,37 @@ def test_hub_models_by_huggingface_hub(cache, monkeypatch, tmp_path, capsys):
     assert ensure_weights("sam2.1-hiera-tiny") == tmp_path and "Apache-2.0" in capsys.readouterr().out
 
 
+def test_a_hub_model_put_by_hand(cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # not needed
+    folder = weights.cache_dir() / "sam2.1-hiera-tiny"
+    with pytest.raises(WeightsUnavailable) as caught:
+        ensure_weights("sam2.1-hiera-tiny", allow_download=False)
+    assert all(part in str(caught.value) for part in (str(folder), "https://huggingface.co/facebook/", ".safetensors"))
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    assert ensure_weights("sam2.1-hiera-tiny", allow_download=False) == folder
+
+
+def test_an_interrupted_hub_download_is_not_taken_for_the_model(cache, monkeypatch, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    model = tmp_path / "models--facebook--sam2.1-hiera-tiny"
+    folder = model / "snapshots" / "abc"
+    for path, content in ((model / "refs" / "main", "abc"), (folder / "config.json", "{}")):
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+    with pytest.raises(WeightsUnavailable, match="downloads are off"):
+        ensure_weights("sam2.1-hiera-tiny", allow_download=False)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    assert ensure_weights("sam2.1-hiera-tiny", allow_download=False) == folder
+    (model / "blobs").mkdir()
+    (model / "blobs" / "def.incomplete").write_bytes(b"wei")
+    with pytest.raises(WeightsUnavailable, match="downloads are off"):
+        ensure_weights("sam2.1-hiera-tiny", allow_download=False)
+
+
 def test_hub_models_without_the_package(cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(WeightsUnavailable, match="pip install"):

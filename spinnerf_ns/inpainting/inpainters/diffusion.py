@@ -70,6 +70,7 @@ class DiffusionInpainter(PhotoInpainter):
             return
         try:
             import torch
+            import transformers  # noqa: F401  # of the text encoder: diffusers would miss it only when it loads the folder
             from diffusers import AutoPipelineForInpainting
             from diffusers.utils import logging
         except ImportError as error:

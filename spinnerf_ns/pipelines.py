@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping, Tuple
+from unittest import mock
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
@@ -46,6 +47,28 @@ class SpinnerfPipeline(VanillaPipeline):
                 f"{_some('unexpected', unexpected)}{_some('of another size', other)}use the config.yml that lies beside it"
             )
         super().load_state_dict(state_dict, strict=True)
+
+    def get_average_image_metrics(self, *args: Any, get_std: bool = False, **kwargs: Any) -> dict[str, float]:
+        """Stock nerfstudio's, but each figure is averaged over the photos that have it; `views_*` says over how many, where
+        these are not all. Stock nerfstudio takes the first photo's names for all."""
+        rows: list[dict[str, float]] = []
+        measure = self.model.get_image_metrics_and_images
+
+        def keep(outputs: Any, batch: Any) -> tuple[dict, dict]:
+            metrics, images = measure(outputs, batch)
+            rows.append(metrics)
+            return {}, images
+
+        with mock.patch.object(self.model, "get_image_metrics_and_images", keep):
+            result = super().get_average_image_metrics(*args, get_std=get_std, **kwargs)
+        for name in dict.fromkeys(name for row in rows for name in row):
+            values = torch.tensor([float(row[name]) for row in rows if name in row])
+            result[name] = float(values.mean())
+            if get_std:
+                result[f"{name}_std"] = float(values.std()) if len(values) > 1 else 0.0
+            if len(values) < len(rows):
+                result[f"views_{name}"] = len(values)
+        return result
 
 
 def _some(what: str, keys: list[str]) -> str:

@@ -10,6 +10,7 @@ COMMANDS = {
     "export": ("export:Export", "masks, depth and the object-free capture from a trained spinnerf-seg run"),
     "remove": ("remove:Remove", "all of it: segment, train, export, train; resumable"),
     "convert-llff": ("convert_llff:ConvertLlff", "an LLFF or SPIn-NeRF folder as a nerfstudio dataset"),
+    "evaluate": ("evaluate:Evaluate", "all figures of a finished run on its test photos, with a report"),
     "benchmark": ("benchmark:Benchmark", "scenes x methods x seeds: how well each removes a known object"),
     "plant": ("plant:Plant", "a capture with a made-up object in it, and what is behind: truth for benchmarks"),
     "weights": ("weights:Weights", "pretrained files: list, fetch, verify"),

@@ -22,6 +22,7 @@ from spinnerf_ns.evaluation.measure import Known
 from spinnerf_ns.evaluation.scenes import load_scene as load_truth_scene
 from spinnerf_ns.evaluation.twin import TwinConfig, write_twin
 from spinnerf_ns.scene.capture import Capture, load_capture
+from spinnerf_ns.scene.labels import LABEL_FOLDERS
 from spinnerf_ns.scene.workspace import Workspace
 from spinnerf_ns.segmentation.prompts import Prompt
 
@@ -67,7 +68,7 @@ class BenchmarkScene:
 
     def object_mask_path(self, photo: str) -> Path:
         """A photo's true object mask; in a test photo, where the object would be. The file may be absent."""
-        return self.root / "labels" / f"{photo}.png"
+        return self.root / LABEL_FOLDERS[0] / f"{photo}.png"
 
     def with_object_path(self, photo: str) -> Path:
         """A test photo with the object in it. The file may be absent."""

@@ -28,8 +28,14 @@ from spinnerf_ns.evaluation.benchmark import (
     shared_settings,
 )
 from spinnerf_ns.evaluation.benchmark_scenes import BenchmarkScene, SceneSource, load_scene, prepare_scene
-from spinnerf_ns.evaluation.measure import Known, measure_masks, measure_renders, render_objectness, render_views
-from spinnerf_ns.evaluation.metrics import load_networks
+from spinnerf_ns.evaluation.measure import (
+    Known,
+    load_networks,
+    measure_masks,
+    measure_renders,
+    render_objectness,
+    render_views,
+)
 from spinnerf_ns.inpainting.export import ExportConfig, export_removed, layers_path
 from spinnerf_ns.runs import Run, apply, method_config, train
 from spinnerf_ns.scene.workspace import Workspace

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
 from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, BoolMask, Image
+from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.consistency import RenderedView, multiview_consistency
-from spinnerf_ns.evaluation.metrics import aggregate, evaluate_fid, evaluate_pair, evaluate_segmentation
-from spinnerf_ns.nerf.perceptual import LpipsLoss
+from spinnerf_ns.evaluation.fid import evaluate_fid, load_fid_features
+from spinnerf_ns.evaluation.metrics import aggregate, available_lpips, evaluate_partly_true, evaluate_segmentation
+from spinnerf_ns.nerf.perceptual import LpipsLoss, make_perceptual_loss
 from spinnerf_ns.nerf.rendering import render_pixels
 from spinnerf_ns.scene.capture import Capture, View, order_along_path
 
@@ -42,6 +44,29 @@ class Measured:
     """Photo -> its own figures."""
     absent: dict[str, str] = field(default_factory=dict)
     """Figure -> why it is not there."""
+
+
+def load_networks(
+    lpips_weights: Sequence[Path] = (), fid_weights: Path | None = None, device: str | torch.device = "cpu"
+) -> tuple[list[LpipsLoss], torch.nn.Module | None, dict[str, str]]:
+    """The networks that figures need, from the files given, else from what is on this machine; nothing is downloaded.
+
+    Returns:
+        LPIPS networks, FID's Inception network or None, and figure -> why it cannot be had.
+
+    Raises:
+        SpinnerfError: a file that was given is missing or does not fit.
+    """
+    if lpips_weights:
+        lpips, absent = [make_perceptual_loss("auto", Path(path), device) for path in lpips_weights], {}
+    else:
+        lpips, absent = available_lpips(allow_download=False, device=device)
+    try:
+        return lpips, load_fid_features(fid_weights, allow_download=False), absent
+    except SpinnerfError as error:
+        if fid_weights is not None:
+            raise
+        return lpips, None, {**absent, "fid": str(error)}
 
 
 def render_views(model: Any, capture: Capture, known: Sequence[Known]) -> list[RenderedView]:
@@ -120,17 +145,12 @@ def _pair(render: RenderedView, known: Known, lpips: Sequence[LpipsLoss], device
     if known.photo is None:
         return {}
     if known.object_free:
-        return evaluate_pair(render.image, known.photo, known.object_mask, lpips, device)
-    if known.object_mask is None or not known.object_mask.any():
+        is_truth = np.ones(known.photo.shape[:2], dtype=bool)
+    elif known.object_mask is not None and known.object_mask.any():
+        is_truth = ~known.object_mask
+    else:
         return {}  # the object is somewhere in this photo, and nobody knows where
-    # The photo's object would reach through SSIM's and LPIPS' windows into what lies beside it: there it is neither right
-    # nor wrong.
-    image = (render.image * 255).round().astype(np.uint8) if render.image.dtype != np.uint8 else render.image
-    if image.shape != known.photo.shape:
-        image = cv2.resize(image, known.photo.shape[1::-1], interpolation=cv2.INTER_AREA)
-    photo = np.where(known.object_mask[..., None], image, known.photo)
-    figures = evaluate_pair(image, photo, known.object_mask, lpips, device)
-    return {name: value for name, value in figures.items() if name.endswith("_outside")}
+    return evaluate_partly_true(render.image, known.photo, known.object_mask, is_truth, lpips, device)
 
 
 def _reasons(known: Sequence[Known], lpips: Sequence[LpipsLoss]) -> dict[str, str]:

@@ -39,7 +39,7 @@ class AnnotatedDataset(InputDataset):
         extras: gives the entries.
     """
 
-    exclude_batch_keys_from_device = [*InputDataset.exclude_batch_keys_from_device, "object_label", "object_mask"]
+    exclude_batch_keys_from_device = [*InputDataset.exclude_batch_keys_from_device, "object_label", "object_mask", "is_truth"]
 
     def __init__(
         self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0, *args: Any, extras: Extras | None = None, **kwargs

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
@@ -96,14 +95,20 @@ class SpinnerfInpaintModel(SpinnerfModel):
         return losses
 
     def get_image_metrics_and_images(self, outputs, batch) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Nerfacto's, and `psnr_outside` of the removed region where the photo has one."""
+        """Nerfacto's, and masked figures under their variants' names (`psnr_mask`, `ssim_outside`; evaluation/metrics.py).
+
+        A photo from which an object was removed is truth outside that region alone: its figures are those outside. Of an
+        object-free photo all variants are given for which its true mask is known.
+        """
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
-        object_mask = batch.get("object_mask")
-        if object_mask is not None and bool(object_mask.any()):
-            inside = object_mask.to(self.device).view(*outputs["rgb"].shape[:2])
-            truth = self.renderer_rgb.blend_background(batch["image"].to(self.device))
-            squared = (outputs["rgb"] - truth).square().mean(dim=-1)
-            # The photo shows no truth inside: what is compared there is the 2-D inpainting, so only the outside is a figure.
-            if not bool(inside.all()):
-                metrics["psnr_outside"] = float(-10.0 * torch.log10(squared[~inside].mean()))
-        return metrics, images
+        if "object_mask" not in batch:
+            return metrics, images
+        from spinnerf_ns.evaluation.metrics import evaluate_partly_true  # evaluation builds on this package, hence here
+
+        truth = self.renderer_rgb.blend_background(batch["image"].to(self.device))
+        object_mask, is_truth = (batch[name].cpu().numpy()[..., 0] for name in ("object_mask", "is_truth"))
+        figures = evaluate_partly_true(outputs["rgb"], truth, object_mask, is_truth)
+        if not is_truth.all():
+            metrics = {}  # over the whole photo the render would be compared with the 2-D inpainting
+        wanted = (f"{name}_{variant}" for name in ("psnr", "ssim") for variant in ("mask", "bbox", "outside"))
+        return {**metrics, **{name: figures[name] for name in wanted if name in figures}}, images

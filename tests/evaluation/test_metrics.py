@@ -11,15 +11,14 @@ import pytest
 import torch
 
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.evaluation.fid import evaluate_fid, load_fid_features
 from spinnerf_ns.evaluation.metrics import (
     MAX_PSNR,
     aggregate,
     available_lpips,
     bounding_box,
-    evaluate_fid,
     evaluate_pair,
     evaluate_segmentation,
-    load_fid_features,
     ssim_map,
 )
 

@@ -31,8 +31,8 @@ class Plant:
         box = ",".join(f"{value:g}" for value in scene.prompt_box)
         view = scene.prompt_view.removeprefix("images/")
         CONSOLE.print(
-            f"{scene.root}: {len(scene.photos)} photos, {len(scene.object_free)} of them without the object for tests; it fills "
-            f"{scene.figures['area']:.1%} of a photo and is seen whole in {scene.figures['seen_by']:.0%}\n"
+            f"{scene.root}: {len(scene.photos)} photos, {len(scene.object_free)} of them without the object for tests; it "
+            f"fills {scene.figures['area']:.1%} of a photo and is seen whole in {scene.figures['seen_by']:.0%}\n"
             f"next: ns-spinnerf segment --data {scene.root} --view {view} --box {box}",
             markup=False,
             soft_wrap=True,

@@ -10,6 +10,8 @@ A twin (`evaluation.twin`) is exact but made up. Here photos, noise, exposure an
     <root>/truth/images_with_object/    every photo with the object
     <root>/truth/object_masks/          8-bit PNG, 255 = the pixel's centre shows the object (test photos: would show)
     <root>/planted.json                 configuration, place, object-free photos and a person's prompt; written last
+
+Photos taken from so near that the object would fill them are left out.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ from numpy.typing import NDArray
 
 from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, BoolMask, Image, save_object_mask, write_png
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.evaluation.planted_object import Rendering, Solid, render_solid, shadow_light
+from spinnerf_ns.evaluation.planted_object import Rendering, Solid, composed, linear, render_solid, shadow_light
 from spinnerf_ns.evaluation.planted_occlusion import KnownDepth, front_by_depth, front_by_points
-from spinnerf_ns.evaluation.planted_place import SIZE_RANGE, Place, SeenPoints, choose_place
+from spinnerf_ns.evaluation.planted_place import LARGEST, SIZE_RANGE, Place, SeenPoints, choose_place
 from spinnerf_ns.evaluation.scenes import TruthScene, new_folder, write_ply
 from spinnerf_ns.evaluation.twin import prompt_from_mask
 from spinnerf_ns.scene.cameras import project, unproject
@@ -202,7 +204,15 @@ class _Planter:
         place = choose_place(self.views, SeenPoints(self.points.positions, visible), self.config.size, rng)
         solid = Solid.draw(np.random.default_rng([self.config.seed, 1]), place.position, place.axes, place.height)
         brightness = self._brightness(solid, visible)
-        planted = [self._plant(root, i, solid, shown[i], brightness) for i in range(len(self.views))]
+        planted = [self._plant(root, index, solid, shown[index], brightness) for index in range(len(self.views))]
+        # Nobody photographs from so near that the object fills the photo: what was taken from there is left out.
+        used = [index for index, each in enumerate(planted) if each.object_mask.mean() <= LARGEST]
+        left_out = [self.names[index] for index in range(len(self.names)) if index not in used]
+        for name in left_out:
+            for kind in ("images", "images_with_object", "object_masks"):
+                (root / "truth" / kind / name.removeprefix("images/")).unlink()
+        self.sources, self.views, self.names = ([every[i] for i in used] for every in (self.sources, self.views, self.names))
+        planted, visible = [planted[i] for i in used], visible[used]
         test = self._test_photos([each.object_mask for each in planted])
         for index, name in enumerate(self.names):
             kind = "images" if index in test else "images_with_object"
@@ -225,6 +235,7 @@ class _Planter:
                 "figures": place.figures,
                 "object": _object(place),
                 "photos": self.names,
+                "left_out": left_out,
                 "object_free": object_free,
                 "prompt": {"view": self.names[prompt], "box": box, "points": points},
             },
@@ -241,8 +252,8 @@ class _Planter:
         indices, pixels, z = visible_points(self.views[index], photo, self.points)
         if not len(indices):
             return _Shown(indices, pixels, z, 1.0)
-        there = _linear(photo[pixels[:, 0], pixels[:, 1]]).mean(axis=1)
-        usual = _linear(self.points.colors[indices]).mean(axis=1)
+        there = linear(photo[pixels[:, 0], pixels[:, 1]]).mean(axis=1)
+        usual = linear(self.points.colors[indices]).mean(axis=1)
         exposure = float(np.median((there + 0.01) / (usual + 0.01)))
         return _Shown(indices, pixels, z, float(np.clip(exposure, 0.5, 2.0)))
 
@@ -251,7 +262,7 @@ class _Planter:
         seen = visible.any(axis=0)
         distance = np.linalg.norm(self.points.positions - solid.position, axis=1)
         near = seen & (distance <= np.sort(distance[seen])[: max(50, seen.sum() // 4)][-1])
-        return float(np.clip(np.percentile(_linear(self.points.colors[near]).mean(axis=1), 90) / WHITE, 0.1, 1.3))
+        return float(np.clip(np.percentile(linear(self.points.colors[near]).mean(axis=1), 90) / WHITE, 0.1, 1.3))
 
     def _plant(self, root: Path, index: int, solid: Solid, shown: _Shown, brightness: float) -> _Planted:
         photo, view = self._photo(index), self.views[index]
@@ -261,7 +272,7 @@ class _Planter:
         if rendering is not None:
             front = self._front(index, photo, shown, rendering, solid)
             shadow = shadow_light(solid, view) if self.config.shadow else None
-            image = _composed(photo, rendering, front, brightness * shown.exposure, shadow)
+            image = composed(photo, rendering, front, brightness * shown.exposure, shadow)
             object_mask[rendering.rows, rendering.columns] = np.isfinite(rendering.z) & (front < OBJECTNESS_THRESHOLD)
             points, colors = self._surface_points(index, view, image, rendering, object_mask, len(shown.indices))
         name = Path(self.names[index]).relative_to("images")
@@ -353,37 +364,6 @@ def _scaled(view: View, width: int | None) -> View:
     return dataclasses.replace(
         view, width=width, height=height, fx=view.fx * x, cx=view.cx * x, fy=view.fy * y, cy=view.cy * y
     )
-
-
-def _composed(
-    photo: Image,
-    rendering: Rendering,
-    front: NDArray[np.float32],
-    brightness: float,
-    shadow: NDArray[np.float32] | None,
-) -> Image:
-    """The photo with the object; its bytes stay where neither the object nor its shadow reaches."""
-    light = _linear(photo)
-    changed = np.zeros(photo.shape[:2], dtype=bool)
-    open_ = 1 - front
-    if shadow is not None:
-        shadow = shadow.copy()
-        box = shadow[rendering.rows, rendering.columns]
-        box[...] = 1 - (1 - box) * open_  # what stands before the object is not shaded by it
-        light *= shadow[..., None]
-        changed |= shadow < 1
-    coverage = rendering.coverage * open_
-    there = light[rendering.rows, rendering.columns]
-    there[...] = there * (1 - coverage[..., None]) + rendering.light * (open_ * brightness)[..., None]
-    changed[rendering.rows, rendering.columns] |= coverage > 0
-    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.clip(light, 1e-9, 1) ** (1 / 2.4) - 0.055)
-    return np.where(changed[..., None], np.floor(encoded * 255 + 0.5).astype(np.uint8), photo)
-
-
-def _linear(srgb: NDArray) -> NDArray[np.float32]:
-    """sRGB in [0, 255] -> linear light in [0, 1]."""
-    encoded = np.asarray(srgb, np.float32) / 255
-    return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def _object(place: Place) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from spinnerf_ns.conventions import Image
 from spinnerf_ns.scene.cameras import project, ray_directions
 from spinnerf_ns.scene.capture import View
 
@@ -206,15 +207,17 @@ def render_solid(solid: Solid, view: View, supersampling: int) -> Rendering | No
     corner = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float64)
     shape = y.shape
     origin = view.c2w[:, 3]
-    coverage, light = np.zeros(len(corner)), np.zeros((len(corner), 3))
+    coverage, light, centers = np.zeros(len(corner)), np.zeros((len(corner), 3)), np.zeros(len(corner))
     for index in range(supersampling**2):
         offset = (np.array(divmod(index, supersampling)) + 0.5) / supersampling
         directions = ray_directions(view, corner + offset)
         z = solid.hits(origin, directions)
+        centers = z if index == supersampling**2 // 2 else centers
         met = np.flatnonzero(np.isfinite(z))
         coverage[met] += 1
         light[met] += solid.shade(origin + z[met, None] * directions[met])
-    z = solid.hits(origin, ray_directions(view, corner + 0.5))
+    if supersampling % 2 == 0:  # an odd number has the centre among its rays
+        centers = solid.hits(origin, ray_directions(view, corner + 0.5))
     if not coverage.any():
         return None
     scale = 1 / supersampling**2
@@ -222,7 +225,7 @@ def render_solid(solid: Solid, view: View, supersampling: int) -> Rendering | No
         slice(top, bottom), slice(left, right),
         (coverage * scale).reshape(shape).astype(np.float32),
         (light * scale).reshape(*shape, 3).astype(np.float32),
-        z.reshape(shape),
+        centers.reshape(shape),
     )  # fmt: skip
 
 
@@ -240,6 +243,45 @@ def shadow_light(solid: Solid, view: View) -> NDArray[np.float32]:
     dark = SHADOW_DEPTH * np.exp(-((distance / SHADOW_REACH) ** 2))
     dark = np.where((t > 0) & (dark > 0.004), dark, 0)  # below half a grey level nothing is changed
     return (1 - dark).reshape(view.height, view.width).astype(np.float32)
+
+
+def composed(
+    photo: Image,
+    rendering: Rendering,
+    front: NDArray[np.float32],
+    brightness: float,
+    shadow: NDArray[np.float32] | None,
+) -> Image:
+    """The photo with the object; its bytes stay where neither the object nor its shadow reaches.
+
+    Args:
+        photo: (H, W, 3) sRGB.
+        rendering: the object as the photo's camera shows it.
+        front: (h, w) in [0, 1] how much something else lies before it, in the rendering's box.
+        brightness: linear light of a white wall there.
+        shadow: (H, W) the part of the light that the object leaves, or None.
+    """
+    light = linear(photo)
+    changed = np.zeros(photo.shape[:2], dtype=bool)
+    open_ = 1 - front
+    if shadow is not None:
+        shadow = shadow.copy()
+        box = shadow[rendering.rows, rendering.columns]
+        box[...] = 1 - (1 - box) * open_  # what stands before the object is not shaded by it
+        light *= shadow[..., None]
+        changed |= shadow < 1
+    coverage = rendering.coverage * open_
+    there = light[rendering.rows, rendering.columns]
+    there[...] = there * (1 - coverage[..., None]) + rendering.light * (open_ * brightness)[..., None]
+    changed[rendering.rows, rendering.columns] |= coverage > 0
+    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.clip(light, 1e-9, 1) ** (1 / 2.4) - 0.055)
+    return np.where(changed[..., None], np.floor(encoded * 255 + 0.5).astype(np.uint8), photo)
+
+
+def linear(srgb: NDArray) -> NDArray[np.float32]:
+    """sRGB in [0, 255] -> linear light in [0, 1], any shape."""
+    encoded = np.asarray(srgb, np.float32) / 255
+    return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def hull_points(position: Floats, axes: Floats, height: float) -> Floats:

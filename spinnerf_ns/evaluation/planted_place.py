@@ -8,7 +8,7 @@ the size that fills the wanted part of the photos. Those that too few photos wou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -28,10 +28,10 @@ SIZE_RANGE = (0.03, 0.10)
 """Part of the photo that the object may fill (median over the photos that see it)."""
 WHOLE = 0.9
 """Part of the object's outline that must lie in a photo for it to count as seen there."""
-LARGEST = 0.3
-"""Part of a photo that the object may fill in any that counts."""
-CANDIDATES = 600
-SHORTLIST = 80
+LARGEST = 0.25
+"""Part of a photo that the object may fill."""
+CANDIDATES = 400
+SHORTLIST = 50
 """Of the candidates, by the tests that need no hidden points, go on to those that do."""
 MOST_POINTS = 15_000
 MOST_VIEWS = 40
@@ -114,7 +114,7 @@ def choose_place(views: Sequence[View], points: SeenPoints, size: float, rng: np
     candidates = scene.candidates(rng)
     surfaces = [scene.surface(index, size) for index in candidates]
     up = _up(scene.views, [surface for surface in surfaces if surface is not None])
-    found = [place for s in surfaces if s is not None and (place := scene.outline_test(s, up, size)) is not None]
+    found = scene.outline_tests([surface for surface in surfaces if surface is not None], up, size)
     if not found:
         raise SpinnerfError(
             f"{views[0].path.parent}: of {len(candidates)} places tried, none is seen by {SEEN_BY:.0%} of the photos at "
@@ -135,6 +135,18 @@ class _Surface:
     """Distance of the points from the plane, rms, world units."""
     height: float
     """Of an object of the wanted size here, a first guess."""
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """An object on a surface."""
+
+    surface: _Surface
+    tilt: float
+    """Angle between the surface's normal and up, radians."""
+    axes: Floats
+    height: float
+    figures: dict[str, float]
 
 
 class _Scene:
@@ -182,51 +194,64 @@ class _Scene:
         roughness = float(np.sqrt((distance**2).mean()))
         return _Surface(point + normal * ((center - point) @ normal), normal, roughness, height)
 
-    def outline_test(self, surface: _Surface, up: Floats, size: float) -> Place | None:
-        """How the object would lie in the photos; None where it is seen by too few."""
-        tilt = float(np.arccos(np.clip(surface.normal @ up, -1, 1)))
-        # On a wall it cannot stand; there it leans, upright.
-        stands = tilt < np.deg2rad(GROUND_TILT)
-        axes = _axes(surface.normal if stands else up, self.centers.mean(axis=0) - surface.point)
-        height = surface.height
-        for _ in range(3):
-            areas, inside, off_center = self.outlines(hull_points(surface.point, axes, height))
+    def outline_tests(self, surfaces: list[_Surface], up: Floats, size: float) -> list[Place]:
+        """How the object would lie in the photos, for those surfaces where enough see it."""
+        trials = []
+        for surface in surfaces:
+            tilt = float(np.arccos(np.clip(surface.normal @ up, -1, 1)))
+            # On a wall it cannot stand; there it leans, upright.
+            axes = _axes(surface.normal if tilt < np.deg2rad(GROUND_TILT) else up, self.centers.mean(axis=0) - surface.point)
+            trials.append(_Trial(surface, tilt, axes, surface.height, {}))
+        for _ in range(3):  # a larger object reaches nearer, so its size is found in steps
+            trials = self.sized(trials, size)
+        return [Place(trial.surface.point, trial.axes, trial.height, trial.figures) for trial in trials]
+
+    def sized(self, trials: list[_Trial], size: float) -> list[_Trial]:
+        """The trials that enough photos see, their heights corrected towards `size`, with their figures."""
+        hulls = np.array([hull_points(trial.surface.point, trial.axes, trial.height) for trial in trials]).reshape(-1, 3)
+        outlines = [self.outlines(view, hulls, len(trials)) for view in self.views]
+        result = []
+        for index, trial in enumerate(trials):
+            areas, inside, off_center = np.array([outline[index] for outline in outlines]).T
             seen = (inside >= WHOLE) & (areas < LARGEST) & (areas > 0.2 * size)
             if seen.mean() < SEEN_BY:
-                return None
-            height *= float(np.sqrt(size / np.median(areas[seen])))
-        if not SIZE_RANGE[0] <= np.median(areas[seen]) <= SIZE_RANGE[1]:
-            return None
-        figures = {
-            "seen_by": float(seen.mean()),
-            "area": float(np.median(areas[seen])),
-            "tilt_degrees": float(np.rad2deg(tilt)),
-            "roughness": surface.roughness / height,
-            "off_center": float(np.median(off_center[seen])),
-        }
-        w = WEIGHTS
-        figures["score"] = (
-            w.seen * figures["seen_by"] + w.tilt * (1 - np.cos(tilt)) + w.roughness * figures["roughness"]
-            + w.off_center * figures["off_center"]
-        )  # fmt: skip
-        return Place(surface.point, axes, height, figures)
-
-    def outlines(self, hull: Floats) -> tuple[Floats, Floats, Floats]:
-        """(V,) the part of each photo that the outline fills, the part of the outline within it, the distance off centre."""
-        areas, inside, off_center = np.zeros((3, len(self.views)))
-        for index, view in enumerate(self.views):
-            xy, z = project(view, hull)
-            if not ((z > 0).all() and np.isfinite(xy).all()):
                 continue
-            outline = cv2.convexHull(xy.astype(np.float32))[:, 0]
-            frame = np.array([[0, 0], [view.width, 0], [view.width, view.height], [0, view.height]], np.float32)
-            whole = cv2.contourArea(outline)
-            shown = cv2.intersectConvexConvex(outline, frame)[0] if whole > 0 else 0.0
-            areas[index] = shown / (view.width * view.height)
-            inside[index] = shown / max(whole, 1e-9)
-            middle = (xy.max(axis=0) + xy.min(axis=0)) / 2 - [view.width / 2, view.height / 2]
-            off_center[index] = np.linalg.norm(middle) / np.hypot(view.width / 2, view.height / 2)
-        return areas, inside, off_center
+            area = float(np.median(areas[seen]))
+            figures = {
+                "seen_by": float(seen.mean()),
+                "area": area,
+                "tilt_degrees": float(np.rad2deg(trial.tilt)),
+                "roughness": trial.surface.roughness / trial.height,
+                "off_center": float(np.median(off_center[seen])),
+            }
+            w = WEIGHTS
+            figures["score"] = (
+                w.seen * figures["seen_by"] + w.tilt * (1 - np.cos(trial.tilt)) + w.roughness * figures["roughness"]
+                + w.off_center * figures["off_center"]
+            )  # fmt: skip
+            result.append(replace(trial, height=trial.height * float(np.sqrt(size / area)), figures=figures))
+        return result
+
+    @staticmethod
+    def outlines(view: View, hulls: Floats, count: int) -> Floats:
+        """(count, 3) for each of so many hulls, which follow each other: the part of the photo that its outline fills, the
+        part of the outline within the photo, the distance off centre."""
+        xy, z = (values.reshape(count, -1, *values.shape[1:]) for values in project(view, hulls))
+        found = np.zeros((count, 3))
+        usable = (z > 0).all(axis=1) & np.isfinite(xy).all(axis=(1, 2))
+        low, high = xy.min(axis=1), xy.max(axis=1)
+        with np.errstate(invalid="ignore"):
+            usable &= ((high > 0) & (low < [view.width, view.height])).all(axis=1)
+        frame = np.array([[0, 0], [view.width, 0], [view.width, view.height], [0, view.height]], np.float32)
+        for index in np.flatnonzero(usable):
+            outline = cv2.convexHull(xy[index].astype(np.float32))[:, 0]
+            whole = shown = cv2.contourArea(outline)
+            if whole > 0 and ((low[index] < 0) | (high[index] > frame[2])).any():
+                shown = cv2.intersectConvexConvex(outline, frame)[0]
+            middle = (low[index] + high[index] - frame[2]) / 2
+            off_center = np.linalg.norm(middle) / np.hypot(*(frame[2] / 2))
+            found[index] = shown / (view.width * view.height), shown / max(whole, 1e-9), off_center
+        return found
 
     def points_test(self, place: Place) -> Place:
         """Adds what sparse points say of a place: what is before the object, in it, and behind it."""

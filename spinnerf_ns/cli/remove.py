@@ -10,7 +10,8 @@ import tyro
 
 from spinnerf_ns.cli.segment import Segment
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.inpainting.export import ExportConfig
+from spinnerf_ns.inpainting.export import ExportConfig, make_inpainter
+from spinnerf_ns.inpainting.inpainters.choice import AUTO
 
 
 @dataclass
@@ -47,6 +48,8 @@ def remove(command: Remove) -> Path:
     from spinnerf_ns.scene.workspace import Workspace
 
     suffix = "-lite" if command.lite else ""
+    if command.export.inpainter != AUTO:
+        make_inpainter(command.export)  # what it needs and is not here is said now, not after the training
     CONSOLE.rule("1/4 masks in every photo")
     command.segment.main()
     workspace = Workspace.open(command.segment.data, command.segment.workspace)

@@ -73,7 +73,8 @@ def test_diffusion_without_its_packages(nothing_cached, monkeypatch, missing):
 def test_options_as_texts():
     name, inpainter = choose_inpainter("opencv", options=("method=ns", "radius=3"))
     assert (name, inpainter.method, inpainter.radius) == ("opencv", "ns", 3.0)
-    parsed = INPAINTERS.parse_options("lama", ["weights=a b/x.pt", "trust_weights=true", "memory_limit=2.5", "oversize=tile"])
+    texts = ["weights=a b/x.pt", "trust_weights=true", "memory_limit=2.5", "oversize=tile"]
+    parsed = INPAINTERS.parse_options("lama", texts)
     assert {key: str(value) for key, value in parsed.items()} == {
         "weights": "a b/x.pt", "trust_weights": "True", "memory_limit": "2.5", "oversize": "tile"
     }  # fmt: skip

@@ -48,7 +48,14 @@ class SpinnerfPipeline(VanillaPipeline):
             )
         super().load_state_dict(state_dict, strict=True)
 
-    def get_average_image_metrics(self, *args: Any, get_std: bool = False, **kwargs: Any) -> dict[str, float]:
+    def get_average_image_metrics(
+        self,
+        data_loader: Any,
+        image_prefix: str,
+        step: int | None = None,
+        output_path: Path | None = None,
+        get_std: bool = False,
+    ) -> dict[str, float]:
         """Stock nerfstudio's, but each figure is averaged over the photos that have it; `views_*` says over how many, where
         these are not all. Stock nerfstudio takes the first photo's names for all."""
         rows: list[dict[str, float]] = []
@@ -60,7 +67,7 @@ class SpinnerfPipeline(VanillaPipeline):
             return {}, images
 
         with mock.patch.object(self.model, "get_image_metrics_and_images", keep):
-            result = super().get_average_image_metrics(*args, get_std=get_std, **kwargs)
+            result = super().get_average_image_metrics(data_loader, image_prefix, step, output_path, get_std)
         for name in dict.fromkeys(name for row in rows for name in row):
             values = torch.tensor([float(row[name]) for row in rows if name in row])
             result[name] = float(values.mean())

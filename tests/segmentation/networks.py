@@ -58,14 +58,10 @@ def write_sam(path: Path) -> Path:
 def write_sam2(folder: Path, image_size: int = 128) -> Path:
     """A SAM 2 folder: configurations and safetensors, as on the hub."""
     import torch
-    from transformers import (
-        Sam2ImageProcessor,
-        Sam2VideoConfig,
-        Sam2VideoModel,
-        Sam2VideoProcessor,
-        Sam2VideoVideoProcessor,
-    )
+    import transformers
+    from transformers import Sam2VideoConfig, Sam2VideoModel, Sam2VideoProcessor, Sam2VideoVideoProcessor
 
+    images = getattr(transformers, "Sam2ImageProcessor", None) or transformers.Sam2ImageProcessorFast  # before 5.0
     width, grid = 128, image_size // 16  # the memory's width is fixed at 64 in the network's code
     config = Sam2VideoConfig(
         vision_config={
@@ -112,7 +108,7 @@ def write_sam2(folder: Path, image_size: int = 128) -> Path:
     network.save_pretrained(folder)
     size = {"height": image_size, "width": image_size}
     Sam2VideoProcessor(
-        Sam2ImageProcessor(size=size, mask_size={"height": 4 * grid, "width": 4 * grid}),
+        images(size=size, mask_size={"height": 4 * grid, "width": 4 * grid}),
         Sam2VideoVideoProcessor(size=size),
         target_size=image_size,
     ).save_pretrained(folder)

@@ -184,15 +184,43 @@ def _stamped(file: Path) -> bool:
 
 
 # --------------------------------------------------------------------------------------------------------------------- hub
-def _ensure_hub(entry: HubModel, allow_download: bool) -> Path:
-    """A hub model's folder: one put by hand into our cache, else huggingface_hub's, which has its own cache, resume and
-    checks. Safetensors only: no pickles."""
+_HUB_PATTERNS: dict[str, Any] = {
+    "allow_patterns": ["*.json", "*.txt", "*.model", "*.safetensors"],  # no pickles
+    "ignore_patterns": ["*.fp16.*", "*non_ema*", "safety_checker/*"],  # other precisions of the same; what is not used
+}
+
+
+def find_hub_folder(entry: HubModel) -> Path | None:
+    """A hub model's folder where it already is: one put by hand into our cache, else one in huggingface_hub's caches."""
     by_hand = cache_dir() / entry.name
     if any((by_hand / name).is_file() for name in ("config.json", "model_index.json")):
         return by_hand
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        return None
+    for cache in (None, _own_hub_cache()):
+        try:
+            folder = Path(snapshot_download(entry.hub_id, local_files_only=True, cache_dir=cache, **_HUB_PATTERNS))
+        except Exception:  # that library's own kinds, which differ between its versions: not there
+            continue
+        if _is_complete(folder):
+            return folder
+    return None
+
+
+def _own_hub_cache() -> Path:
+    return cache_dir() / "hub"
+
+
+def _ensure_hub(entry: HubModel, allow_download: bool) -> Path:
+    """A hub model's folder, found or downloaded by huggingface_hub, which has its own cache, resume and checks."""
+    found = find_hub_folder(entry)
+    if found is not None:
+        return found
     mend = (
         f"on a machine with network: hf download {entry.hub_id} --local-dir {entry.name}, or its .json, .txt and "
-        f".safetensors files from {entry.url}/tree/main, then put that folder here as {by_hand}"
+        f".safetensors files from {entry.url}/tree/main, then put that folder here as {cache_dir() / entry.name}"
     )
     try:
         from huggingface_hub import snapshot_download
@@ -201,23 +229,13 @@ def _ensure_hub(entry: HubModel, allow_download: bool) -> Path:
             f"{entry.name} is fetched by the package huggingface_hub, which is not installed; pip install huggingface_hub, "
             f"or {mend}"
         ) from error
-    patterns: dict[str, Any] = {
-        "allow_patterns": ["*.json", "*.txt", "*.model", "*.safetensors"],
-        "ignore_patterns": ["*.fp16.*", "*non_ema*"],  # other precisions of the same weights
-    }
+    if not allow_download:
+        raise WeightsUnavailable(f"{entry.name} is not (wholly) in Hugging Face's cache and downloads are off; {mend}")
+    # SPINNERF_WEIGHTS moves all that we download; without it that library's cache serves, which other programs share.
+    cache = _own_hub_cache() if os.environ.get("SPINNERF_WEIGHTS") else None
+    _announce(entry, f"into {cache or 'the cache of Hugging Face (HF_HOME)'}")
     try:
-        folder = Path(snapshot_download(entry.hub_id, local_files_only=True, **patterns))
-        if not _is_complete(folder):
-            raise FileNotFoundError(f"{folder} is incomplete")
-        return folder
-    except Exception as error:  # that library's own kinds, which differ between its versions
-        if not allow_download:
-            raise WeightsUnavailable(
-                f"{entry.name} is not (wholly) in Hugging Face's cache and downloads are off; {mend}"
-            ) from error
-    _announce(entry, "into Hugging Face's cache (HF_HOME)")
-    try:
-        return Path(snapshot_download(entry.hub_id, **patterns))
+        return Path(snapshot_download(entry.hub_id, cache_dir=cache, **_HUB_PATTERNS))
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsUnavailable(f"{entry.name} can't be downloaded ({reason}); {mend}") from error
@@ -227,6 +245,24 @@ def _is_complete(folder: Path) -> bool:
     """Whether a folder in Hugging Face's cache looks whole: that library hands out what an interrupted download left."""
     begun = (folder.parent.parent / "blobs").glob("*.incomplete")
     return any(folder.rglob("*.safetensors")) and not any(begun)
+
+
+def check_hub_folder(folder: Path) -> tuple[int, str | None]:
+    """Hashes a folder in Hugging Face's cache, where large files are kept under their sha256.
+
+    Returns:
+        How many files could be checked (none of a folder put there by hand), and what is wrong.
+    """
+    checked = 0
+    for file in sorted(folder.rglob("*.safetensors")):
+        expected = file.resolve().name
+        if not file.is_symlink() or len(expected) != 64:
+            continue
+        checked += 1
+        found = _digests(file, {"sha256"})["sha256"]
+        if found != expected:
+            return checked, f"{file.relative_to(folder)} has the sha256 {found}, {expected} expected"
+    return checked, None
 
 
 def _announce(entry: WeightsFile | HubModel, what: str) -> None:

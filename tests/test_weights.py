@@ -261,8 +261,8 @@ def test_the_installed_packages_name_the_same_files():
 def test_hub_models_by_huggingface_hub(cache, monkeypatch, tmp_path, capsys):
     calls = []
 
-    def snapshot_download(hub_id, local_files_only=False, **patterns):
-        calls.append((hub_id, local_files_only))
+    def snapshot_download(hub_id, local_files_only=False, cache_dir=None, **patterns):
+        calls.append((hub_id, local_files_only, cache_dir))
         assert not any("bin" in pattern or "pt" in pattern for pattern in patterns["allow_patterns"])
         if local_files_only:
             raise FileNotFoundError("not cached")
@@ -271,11 +271,16 @@ def test_hub_models_by_huggingface_hub(cache, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
     with pytest.raises(WeightsUnavailable, match="facebook/sam2.1-hiera-tiny"):
         ensure_weights("sam2.1-hiera-tiny", allow_download=False)
-    assert calls == [("facebook/sam2.1-hiera-tiny", True)]
+    # looked for in that library's cache and in ours
+    assert calls == [("facebook/sam2.1-hiera-tiny", True, place) for place in (None, cache / "hub")]
     assert ensure_weights("sam2.1-hiera-tiny") == tmp_path and "Apache-2.0" in capsys.readouterr().out
+    assert calls[-1] == ("facebook/sam2.1-hiera-tiny", False, cache / "hub")  # SPINNERF_WEIGHTS moves it
+    monkeypatch.delenv("SPINNERF_WEIGHTS")
+    assert ensure_weights("sam2.1-hiera-tiny") == tmp_path
+    assert calls[-1] == ("facebook/sam2.1-hiera-tiny", False, None)  # that library's own
 
 
-def test_a_hub_model_put_by_hand(cache, monkeypatch):
+def test_a_hub_model_put_by_hand(cache, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # not needed
     folder = weights.cache_dir() / "sam2.1-hiera-tiny"
     with pytest.raises(WeightsUnavailable) as caught:
@@ -284,6 +289,8 @@ def test_a_hub_model_put_by_hand(cache, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     assert ensure_weights("sam2.1-hiera-tiny", allow_download=False) == folder
+    run("verify", "sam2.1-hiera-tiny")
+    assert "no checksum of it is known" in capsys.readouterr().out
 
 
 def test_an_interrupted_hub_download_is_not_taken_for_the_model(cache, monkeypatch, tmp_path):
@@ -304,6 +311,24 @@ def test_an_interrupted_hub_download_is_not_taken_for_the_model(cache, monkeypat
     (model / "blobs" / "def.incomplete").write_bytes(b"wei")
     with pytest.raises(WeightsUnavailable, match="downloads are off"):
         ensure_weights("sam2.1-hiera-tiny", allow_download=False)
+
+
+def test_hub_files_are_verified_by_the_names_of_their_blobs(cache, capsys):
+    pytest.importorskip("huggingface_hub")
+    model = cache / "hub" / "models--facebook--sam2.1-hiera-tiny"
+    blob, folder = model / "blobs" / SHA256, model / "snapshots" / "abc"
+    for path, content in ((model / "refs" / "main", b"abc"), (folder / "config.json", b"{}"), (blob, CONTENT)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (folder / "model.safetensors").symlink_to(blob)
+    run("list", "sam2.1-hiera-tiny")
+    assert f"here: {folder}" in capsys.readouterr().out
+    run("verify", "sam2.1-hiera-tiny")
+    assert "as expected" in capsys.readouterr().out
+    blob.write_bytes(CONTENT[:-1])
+    with pytest.raises(SpinnerfError, match=re.escape(str(folder))):
+        run("verify")
+    assert f"{SHA256} expected" in capsys.readouterr().out
 
 
 def test_hub_models_without_the_package(cache, monkeypatch):
@@ -369,6 +394,8 @@ def test_command(server, entry, cache, capsys):
     (cache / "small.pth").write_bytes(b"broken")
     with pytest.raises(SpinnerfError, match="small.pth"):
         run("verify", "small")
+    run("verify", "sam_vit_b")
+    assert "not here" in capsys.readouterr().out
     with pytest.raises(SpinnerfError, match="NAME"):
         run("fetch")
     with pytest.raises(SpinnerfError, match="there are"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
@@ -38,18 +39,26 @@ class Weights:
         list_entries(entries) if self.action == "list" else verify_entries(entries)
 
 
+def find_place(entry: WeightsFile | HubModel) -> Path | None:
+    """The entry's file or folder where it lies, unchecked."""
+    from spinnerf_ns.weights import WeightsFile, find_file, find_hub_folder
+
+    return find_file(entry) if isinstance(entry, WeightsFile) else find_hub_folder(entry)
+
+
 def list_entries(entries: list[WeightsFile | HubModel]) -> None:
     """Prints the entries: plain lines, since a table would cut names and addresses short."""
-    from spinnerf_ns.weights import WeightsFile, cache_dir, find_file
+    from spinnerf_ns.weights import WeightsFile, cache_dir
 
     for entry in entries:
+        place = find_place(entry)
         if isinstance(entry, WeightsFile):
-            file = find_file(entry)
             size = f"{entry.size / 1e6:.0f} MB" if entry.size else "size unknown"
             checksum = "checksum verified" if entry.verified else "checksum unverified, checked on download"
-            facts = [size, entry.licence, checksum, f"here: {file}" if file else "not here"]
+            facts = [size, entry.licence, checksum]
         else:
             facts = ["a folder in Hugging Face's cache", entry.licence, "checked by that library"]
+        facts.append(f"here: {place}" if place else "not here")
         print(f"{entry.name}\n    {entry.used_by}\n    {'; '.join(facts)}\n    {entry.url}")
     print(f"Kept in {cache_dir()} (SPINNERF_WEIGHTS moves it); torch's hub cache is looked into as well.")
 
@@ -60,16 +69,17 @@ def verify_entries(entries: list[WeightsFile | HubModel]) -> None:
     Raises:
         SpinnerfError: one is wrong.
     """
-    from spinnerf_ns.weights import WeightsFile, find_file, problem
+    from spinnerf_ns.weights import WeightsFile, check_hub_folder, problem
 
     wrong = []
     for entry in entries:
-        file = find_file(entry) if isinstance(entry, WeightsFile) else None
-        if file is None:
+        place = find_place(entry)
+        if place is None:
+            print(f"{entry.name}: not here")
             continue
-        reason = problem(entry, file)
-        print(f"{entry.name}: {file}: {reason or 'as expected'}")
+        checked, reason = (1, problem(entry, place)) if isinstance(entry, WeightsFile) else check_hub_folder(place)
+        print(f"{entry.name}: {place}: {reason or ('as expected' if checked else 'no checksum of it is known')}")
         if reason:
-            wrong.append(str(file))
+            wrong.append(str(place))
     if wrong:
         raise SpinnerfError(f"wrong files: {', '.join(wrong)}; delete them and run ns-spinnerf weights fetch")

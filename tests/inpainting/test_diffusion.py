@@ -60,6 +60,17 @@ def test_only_inpainting_models_of_safetensors_in_the_published_layout(folder, t
     refused(unknown, "cannot be loaded")
 
 
+def test_a_safety_checker_is_neither_needed_nor_used(folder, tmp_path):
+    """The published folder names one; it would answer a suspicion with a black picture."""
+    shutil.copytree(folder, tmp_path / "model")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
+    image, hole = CASES["ordinary"]
+    filled = create(tmp_path / "model").inpaint([image], [hole])[0]
+    np.testing.assert_array_equal(filled, create(folder).inpaint([image], [hole])[0])
+
+
 def test_options():
     for options in ({"steps": 0}, {"context": -1}, {"guidance": -1}):
         with pytest.raises(SpinnerfError, match=next(iter(options))):

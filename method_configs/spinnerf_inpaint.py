@@ -1,17 +1,17 @@
 """spinnerf-inpaint: a field fitted to the photos without the object."""
 
 from nerfstudio.configs.base_config import ViewerConfig
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from spinnerf_ns.nerf.inpaint_data import SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModelConfig
+from spinnerf_ns.nerf.optimizers import FastAdamOptimizerConfig
 from spinnerf_ns.pipelines import SpinnerfInpaintPipelineConfig
 
 _schedule = ExponentialDecaySchedulerConfig(lr_final=1e-3, max_steps=10000)
-_group = {"optimizer": AdamOptimizerConfig(lr=1e-2, eps=1e-15), "scheduler": _schedule}
+_group = {"optimizer": FastAdamOptimizerConfig(lr=1e-2, eps=1e-15), "scheduler": _schedule}
 
 spinnerf_inpaint = MethodSpecification(
     config=TrainerConfig(

@@ -2,17 +2,17 @@
 
 from copy import deepcopy
 
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from spinnerf_ns.method_configs.spinnerf_inpaint import spinnerf_inpaint
+from spinnerf_ns.nerf.optimizers import FastAdamOptimizerConfig
 
 _config = deepcopy(spinnerf_inpaint.config)
 _config.method_name = "spinnerf-inpaint-release"
 _config.optimizers = {
     name: {
-        "optimizer": AdamOptimizerConfig(lr=3e-2, eps=1e-15),
+        "optimizer": FastAdamOptimizerConfig(lr=3e-2, eps=1e-15),
         "scheduler": ExponentialDecaySchedulerConfig(lr_final=3e-3, max_steps=10000),
     }
     for name in ("proposal_networks", "fields")

@@ -1,18 +1,18 @@
 """spinnerf-seg: masks that agree in 3-D."""
 
 from nerfstudio.configs.base_config import ViewerConfig
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from spinnerf_ns.nerf.datamanager import SpinnerfSegDataManagerConfig
+from spinnerf_ns.nerf.optimizers import FastAdamOptimizerConfig
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModelConfig
 from spinnerf_ns.pipelines import SpinnerfSegPipelineConfig
 
 # The release decays by 10 in 10 000 steps; its rate 0.01 is nerfacto's too.
 _schedule = ExponentialDecaySchedulerConfig(lr_final=1e-3, max_steps=10000)
-_group = {"optimizer": AdamOptimizerConfig(lr=1e-2, eps=1e-15), "scheduler": _schedule}
+_group = {"optimizer": FastAdamOptimizerConfig(lr=1e-2, eps=1e-15), "scheduler": _schedule}
 
 spinnerf_seg = MethodSpecification(
     config=TrainerConfig(

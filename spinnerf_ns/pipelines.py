@@ -20,6 +20,7 @@ from spinnerf_ns.inpainting.export import ExportConfig, export_removed, render_s
 from spinnerf_ns.nerf.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig
 from spinnerf_ns.nerf.inpaint_data import SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel, SpinnerfInpaintModelConfig
+from spinnerf_ns.nerf.memory import keep_freed_memory
 from spinnerf_ns.nerf.rendering import render_mask_and_depth, render_object_mask
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
 from spinnerf_ns.scene.capture import View
@@ -30,6 +31,11 @@ RUN_RECORD = "spinnerf_run.json"
 
 class SpinnerfPipeline(VanillaPipeline):
     """Loads only checkpoints of its own kind."""
+
+    def __init__(self, config: VanillaPipelineConfig, device: str, *args: Any, **kwargs: Any) -> None:
+        if torch.device(device).type == "cpu":
+            keep_freed_memory()
+        super().__init__(config, device, *args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool | None = None) -> None:
         """Loads a checkpoint; nerfstudio alone would take a foreign one in silence and leave the model untrained.

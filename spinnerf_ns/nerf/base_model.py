@@ -46,7 +46,7 @@ class SpinnerfModelConfig(NerfactoModelConfig):
     place_scene: bool = True
     """Whether to contract about the scene's content (from its sparse points) instead of about the cameras' cube."""
     fast_hash_grid: bool = True
-    """Whether to use the fast hash grid where tiny-cuda-nn is not installed; off: nerfstudio's torch path."""
+    """Whether to use the fast hash grid and networks where tiny-cuda-nn is not installed; off: nerfstudio's torch path."""
 
 
 class SpinnerfModel(NerfactoModel):
@@ -74,11 +74,13 @@ class SpinnerfModel(NerfactoModel):
             self.collider.far_plane = self.config.far_plane * float(radius)
 
     def accelerate(self) -> None:
-        """Puts the fast hash grid in place of nerfstudio's torch path; called once all fields are built."""
+        """Puts the fast hash grid and networks in place of nerfstudio's torch path; called once all fields are built."""
         if self.config.fast_hash_grid:
+            from spinnerf_ns.nerf import tiny_mlp
             from spinnerf_ns.nerf.hash_grid import FastHashEncoding, accelerate
 
             accelerate(self)
+            tiny_mlp.accelerate(self)
             for module in self.modules():
                 if isinstance(module, FastHashEncoding):
                     module.position_gradients = self.needs_position_gradients

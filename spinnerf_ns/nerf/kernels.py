@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 BUILD_TIMEOUT_S = 300
+# A kernel that may round differently from torch asks for more: the last flag counts.
 _BASE = ("-O3", "-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
 # OpenMP is compiled for but not linked: the symbols are those of the runtime that torch has loaded, and a second one beside
 # it would fight over the cores. Where that runtime has them not (macOS, clang), std::thread does the work.
@@ -46,8 +48,12 @@ def find_compiler() -> str | None:
     return next((path for name in candidates if (path := shutil.which(name))), None)
 
 
-def load_kernel(source: Path) -> ctypes.CDLL:
+def load_kernel(source: Path, *options: str) -> ctypes.CDLL:
     """The library built from a C++ file, from the cache if it was built before.
+
+    Args:
+        source: the file; what it includes by `#include "name"` lies beside it.
+        options: further compiler flags.
 
     Raises:
         KernelUnavailable: no compiler, or none of the ways to build it made a library that loads.
@@ -55,7 +61,7 @@ def load_kernel(source: Path) -> ctypes.CDLL:
     reason = ""
     for flags in _VARIANTS:
         try:
-            return _load_variant(source, flags)
+            return _load_variant(source, (*options, *flags))
         except KernelUnavailable as error:
             reason = str(error)
     raise KernelUnavailable(reason)
@@ -85,9 +91,9 @@ def _load_variant(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
             os.unlink(partial)
 
 
-def _open(path: str) -> ctypes.CDLL:
+def _open(path: str | Path) -> ctypes.CDLL:
     try:
-        return ctypes.CDLL(path)
+        return ctypes.CDLL(str(path))
     except OSError as error:
         raise KernelUnavailable(f"the built kernel does not load: {error}") from error
 
@@ -115,8 +121,10 @@ def _compile(source: Path, target: Path, flags: tuple[str, ...]) -> None:
 
 
 def _key(source: Path, flags: tuple[str, ...]) -> str:
-    """A library fits its source, its flags and, because of -march=native, its processor: a home may be shared by several."""
-    parts = [source.read_text(), " ".join(_BASE + flags), sys.platform, platform.machine(), _processor_features()]
+    """A library fits its sources, its flags and, because of -march=native, its processor: a home may be shared by several."""
+    text = source.read_text()
+    headers = [(source.parent / name).read_text() for name in re.findall(r'^#include "(.+)"', text, re.MULTILINE)]
+    parts = [text, *headers, " ".join(_BASE + flags), sys.platform, platform.machine(), _processor_features()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

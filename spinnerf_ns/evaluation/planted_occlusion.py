@@ -23,7 +23,11 @@ POINT_MARGIN = 0.3
 LEAST_FRONT_POINTS = 3
 """Fewer points before the object are taken for mistakes of the reconstruction."""
 REACH = 0.04
-"""How far around a point before the object its surface may reach, as a part of the photo's width."""
+"""How far around a point before the object its surface may reach where a point behind is nearer, in photo widths."""
+LEAST_VISIBLE = 0.02
+"""Smaller pieces of the object, as a part of it, are not left over between what is before it."""
+FAR_REACH = 3.0
+"""How many times further where no point says that something behind is seen there."""
 
 
 @dataclass(frozen=True)
@@ -112,18 +116,31 @@ def front_by_points(
     rows, columns, z = rows[covered], columns[covered], z[covered]
     before = z < _filled(rendering)[rows, columns] - POINT_MARGIN * height
     reach = max(2, round(REACH * photo.shape[1]))
-    near = np.zeros(shape, np.uint8)
-    near[rows[before], columns[before]] = 1
-    distance = cv2.distanceTransform(1 - near, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) if before.any() else None
-    if before.sum() < LEAST_FRONT_POINTS or distance is None:
+    if before.sum() < LEAST_FRONT_POINTS:
         return nothing
+    to_front, to_back = (_distance(shape, rows[which], columns[which]) for which in (before, ~before))
     markers = np.zeros(shape, np.int32)
-    markers[distance > reach] = 2
+    markers[(to_front > reach) & (to_back < to_front)] = 2
+    markers[to_front > FAR_REACH * reach] = 2
     markers[rows[~before], columns[~before]] = 2
     markers[rows[before], columns[before]] = 1
-    crop = np.ascontiguousarray(photo[rendering.rows, rendering.columns])
-    found = cv2.watershed(crop, markers) == 1
+    # OpenCV never labels the outermost pixels.
+    crop = cv2.copyMakeBorder(photo[rendering.rows, rendering.columns], 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    found = cv2.watershed(crop, np.pad(markers, 1))[1:-1, 1:-1] == 1
+    # A lone point behind, in what is before, is a mistake too.
+    count, labels, sizes, _ = cv2.connectedComponentsWithStats(((rendering.coverage > 0) & ~found).astype(np.uint8))
+    small = sizes[:count, cv2.CC_STAT_AREA] < LEAST_VISIBLE * (rendering.coverage > 0).sum()
+    found |= small[labels] & (rendering.coverage > 0) & found.any()
     return cv2.GaussianBlur(found.astype(np.float32), (0, 0), 0.7)
+
+
+def _distance(shape: tuple[int, ...], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(h, w) pixels to the nearest of some pixels; inf where there is none."""
+    if not len(rows):
+        return np.full(shape, np.inf, np.float32)
+    away = np.ones(shape, np.uint8)
+    away[rows, columns] = 0
+    return cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
 def _filled(rendering: Rendering) -> NDArray[np.float64]:

@@ -227,7 +227,7 @@ def test_written_smaller_it_stands_at_the_same_place_of_the_photo(twin, tmp_path
 
 
 def test_a_shadow_darkens_the_ground_around_it_and_nothing_else(planted, twin, tmp_path):
-    shaded = plant(twin.root, tmp_path / "shaded", PlantConfig(shadow=True))
+    shaded = plant(twin.root, tmp_path / "shaded", PlantConfig(shadow=True, **QUICK))
     darker = 0
     for photo in shaded.photos:
         before = read_image(shaded.truth(photo, "images")).astype(int)
@@ -253,7 +253,7 @@ def test_known_depth_hides_what_lies_behind_it(twin, planted, tmp_path):
         frame["depth_file_path"] = f"depths/{Path(frame['file_path']).stem}.npy"
         np.save(capture / frame["depth_file_path"], (z * 1000).astype(np.float32))  # nerfstudio's unit
     (capture / "transforms.json").write_text(json.dumps(meta))
-    scene = plant(capture, tmp_path / "scene", PlantConfig())
+    scene = plant(capture, tmp_path / "scene", PlantConfig(**QUICK))
     views = load_capture(scene.root)
     solid, checked = _solid(scene), 0
     for photo in scene.photos:
@@ -302,6 +302,9 @@ def test_points_before_the_object_hide_it_up_to_the_photos_edge():
     expected = np.zeros(shape, bool)
     expected[:, 50:64] = True
     assert (front & expected).sum() / (front | expected).sum() > 0.8
+    spread = np.array([(row, column) for row in range(12, 110, 12) for column in range(42, 160, 12)])
+    covered = front_by_points(photo, spread, np.full(len(spread), 3.0), rendering, 1.0)
+    assert (covered > 0.5).all(), "nothing is seen behind points that are all before it"
     few = np.arange(LEAST_FRONT_POINTS - 1)
     assert not front_by_points(photo, pixels[few], z[few], rendering, 1.0).any(), "two points are mistakes"
     assert not front_by_points(photo, pixels, np.full(len(z), 4.9), rendering, 1.0).any(), "the ground it stands on"

@@ -75,7 +75,7 @@ def write_report(
     methods = {key: value for key, value in summary.items() if isinstance(value, Mapping)}
     sections = [
         _tiles(tiles),
-        _section("Compared", _table("", methods, mark_best=True)) if methods else "",
+        _section(_heading(methods), _table("", methods, mark_best=True)) if methods else "",
         _section("Before and after", _slider(rows)) if any(len(row.pictures) > 1 for row in rows) else "",
         _section("Views", "".join(_view(index, row) for index, row in enumerate(rows))) if rows else "",
         _figures(rows),
@@ -88,6 +88,11 @@ def write_report(
 
 
 # -------------------------------------------------------------------------------------------------------------- sections
+def _heading(lines: Mapping[str, Mapping[str, Figure]]) -> str:
+    """Lines of methods, whose columns have a better and a worse, are compared; lines of figures are not."""
+    return "Compared" if any(direction(key) for figures in lines.values() for key in figures) else "Over which pixels"
+
+
 def _section(heading: str, content: str) -> str:
     return f"<section><h2>{html.escape(heading)}</h2>\n{content}</section>"
 
@@ -165,7 +170,8 @@ def _table(corner: str, lines: Mapping[str, Mapping[str, Figure]], mark_best: bo
         for key in keys:
             value = figures.get(key)
             strong = best.get(key) is not None and value == best[key]
-            cells.append(f"<td{' class=best' if strong else ''}>{_text(value, key)}</td>")
+            text = _text(value, f"{name} {key}")  # a line may be a method or a figure
+            cells.append(f"<td{' class=best' if strong else ''}>{text}</td>")
         body.append(f"<tr><th scope=row>{html.escape(name)}</th>{''.join(cells)}</tr>")
     return (
         f"<div class=scroll tabindex=0><table><thead><tr><th scope=col>{html.escape(corner)}</th>{head}</tr></thead>"

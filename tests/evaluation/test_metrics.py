@@ -18,6 +18,7 @@ from spinnerf_ns.evaluation.metrics import (
     available_lpips,
     bounding_box,
     evaluate_pair,
+    evaluate_partly_true,
     evaluate_segmentation,
     ssim_map,
 )
@@ -132,6 +133,27 @@ def test_ssim_equals_a_slow_reference_at_one_pixel() -> None:
     assert ssim_map(a, b)[y, x] == pytest.approx(np.mean(values), abs=1e-10)
 
 
+def test_ssim_of_two_even_pictures_by_hand() -> None:
+    a, b = np.full((20, 20, 3), 0.5), np.full((20, 20, 3), 0.25)
+    expected = (2 * 0.5 * 0.25 + 1e-4) / (0.5**2 + 0.25**2 + 1e-4)  # no contrast: only brightness counts
+    assert evaluate_pair(a, b)["ssim_full"] == pytest.approx(expected)
+
+
+def test_a_photo_that_is_partly_true_is_measured_there_alone() -> None:
+    truth, render = np.zeros((20, 20, 3)), np.full((20, 20, 3), 0.1)
+    is_truth = np.ones((20, 20), dtype=bool)
+    is_truth[:10] = False
+    truth[:10] = 1.0  # what the object looks like
+    render[:10] = 0.3
+    figures = evaluate_partly_true(render, truth, ~is_truth, is_truth)
+    assert figures["psnr_outside"] == pytest.approx(20) and figures["pixels_outside"] == 200
+    assert all(name.endswith("_outside") for name in figures)
+    truth[:10] = 0.5
+    assert evaluate_partly_true(render, truth, ~is_truth, is_truth) == figures
+    whole = evaluate_partly_true(render, truth, ~is_truth, np.ones_like(is_truth))
+    assert whole == evaluate_pair(render, truth, ~is_truth)
+
+
 # ----------------------------------------------------------------------------------------------------------------- lpips
 def test_lpips_variants_equal_the_package(caffe_lpips) -> None:
     render, truth, object_mask = _pair(height=120, width=160)
@@ -243,6 +265,34 @@ def test_fid_equals_the_formula() -> None:
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s + t - 2 * np.real(sqrtm(s @ t)))
     assert figures["fid_full"] == pytest.approx(expected, rel=1e-3)
     assert reasons == {} and figures["fid_bbox"] > 0 and figures["fid_bbox"] != pytest.approx(figures["fid_full"], rel=1e-3)
+
+
+def test_fid_of_even_pictures_by_hand() -> None:
+    """Sets of one colour each do not vary: the distance is that of the colours, squared."""
+    dark, bright = np.full((8, 8, 3), 10, np.uint8), np.full((8, 8, 3), 13, np.uint8)
+    figures, _ = evaluate_fid([dark] * 4, [bright] * 4, features=_Means())
+    assert figures["fid_full"] == pytest.approx(3 * 3**2)
+
+
+def test_fid_from_a_file_of_weights_equals_torchmetrics(tmp_path: Path) -> None:
+    """With random weights in the published file's layout."""
+    pytest.importorskip("torch_fidelity")
+    from torch_fidelity import feature_extractor_inceptionv3 as inception
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:  # the class reads a file when it is built: this one is to be written
+        patch.setattr(inception, "load_state_dict_from_url", lambda *a, **k: {}, raising=False)
+        patch.setattr(inception.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        network = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    file = tmp_path / "inception.pth"
+    torch.save(network.state_dict(), file)
+    pairs = [_pair(seed) for seed in range(2)]
+    figures, reasons = evaluate_fid([p[0] for p in pairs], [p[1] for p in pairs], features=load_fid_features(file))
+    reference = FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=str(file))
+    for index, real in ((0, False), (1, True)):
+        reference.update(torch.from_numpy(np.stack([p[index] for p in pairs])).permute(0, 3, 1, 2), real=real)
+    assert figures["fid_full"] == pytest.approx(float(reference.compute()), rel=1e-3, abs=1e-6)
 
 
 def test_fid_that_cannot_be_had_says_why(tmp_path: Path) -> None:

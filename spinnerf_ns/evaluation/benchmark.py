@@ -60,6 +60,9 @@ class BenchmarkConfig:
     """Training steps of the segmentation run that all methods share; by default those of spinnerf-seg(-lite)."""
     downscale: float = 1.0
     """Photos are made this much smaller per axis, for all methods."""
+    masks: Literal["auto", "tracked", "true"] = "auto"
+    """Masks that the segmentation run starts from: tracked from the prompt, or the scene's true ones (SPIn-NeRF publishes
+    them for its training photos). "auto": tracked; true where the object was lost in more than half of the photos."""
     tracker: str = "flow"
     """Carries the prompt's mask to the other photos."""
     segmenter: str = "grabcut"
@@ -81,7 +84,7 @@ def shared_settings(config: BenchmarkConfig) -> dict[str, Any]:
     export = {name: value for name, value in asdict(config.export).items() if name != "overwrite"}
     return {
         "version": __version__, "lite": config.lite, "seg_steps": config.seg_steps, "downscale": config.downscale,
-        "tracker": config.tracker, "segmenter": config.segmenter, "export": export,
+        "masks": config.masks, "tracker": config.tracker, "segmenter": config.segmenter, "export": export,
     }  # fmt: skip
 
 

@@ -23,8 +23,8 @@ COLUMNS = ("psnr_mask", "ssim_mask", "lpips*_mask", "psnr_bbox", "lpips*_bbox", 
            "consistency_psnr_mask", "seconds_train")  # fmt: skip
 """Figures of the Markdown table, in order; "*" stands for a network's name. benchmark.json has all."""
 
-MASK_COLUMNS = ("iou_object_tracked", "iou_object_refined", "iou_object_heldout", "accuracy_full_refined", "seconds_segment",
-                "seconds_train_seg", "seconds_export")  # fmt: skip
+MASK_COLUMNS = ("tracked_part", "iou_object_tracked", "iou_object_refined", "iou_object_heldout", "accuracy_full_refined",
+                "seconds_segment", "seconds_train_seg", "seconds_export")  # fmt: skip
 
 SHEET_VIEWS = 3
 """Views per sheet of pictures."""
@@ -43,10 +43,11 @@ def write_results(config: BenchmarkConfig, scenes: Sequence[str]) -> dict[str, A
     Returns:
         What benchmark.json holds: "settings"; "scenes" -> scene -> {"segmentation": figures, method: figures}, where each
         figure is {"mean", "std", "n"} over seeds; "mean" -> method -> figures, means over the scenes that every method has;
-        "missing", the cells that are not there; "losses", where ours is not best.
+        "true_masks" -> scene -> part of its photos in which the object was tracked, of scenes whose methods start from true
+        masks; "missing", the cells that are not there; "losses", where ours is not best.
     """
     keys = {source.name: scene_key(source, config) for source in find_scenes(config.scenes)}
-    result: dict[str, Any] = {"settings": _settings(config), "scenes": {}, "missing": []}
+    result: dict[str, Any] = {"settings": _settings(config), "scenes": {}, "missing": [], "true_masks": {}}
     for scene in scenes:
         rows: dict[str, Any] = {}
         for method in (SEGMENTATION, *config.methods):
@@ -55,6 +56,8 @@ def write_results(config: BenchmarkConfig, scenes: Sequence[str]) -> dict[str, A
                 paths = Paths(config.output, scene, seed)
                 key = None if method == SEGMENTATION else digest(cell_settings(config, method), keys[scene], seed)
                 cell = read_cell(paths, method, key)
+                if cell is not None and cell.get("masks") == "true":
+                    result["true_masks"][scene] = cell["figures"]["tracked_part"]
                 if cell is not None:
                     cells.append({**cell["figures"], **{f"seconds_{k}": v for k, v in cell["seconds"].items()}})
                 else:
@@ -155,6 +158,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"{format_figure(each['ours'], each['figure'])}{'' if each['beyond_spread'] else ' (within the spread)'}"
         for each in result["losses"]
     ]
+    for scene, part in result.get("true_masks", {}).items():
+        text += [f"{scene}: tracked in {part:.0%} of the photos, so all methods start from the scene's true masks.", ""]
     if OURS in {method for rows in scenes.values() for method in rows}:
         text += ["Where ours is not best:", "", *(losses or ["* nowhere in this table"]), ""]
     if result["missing"]:

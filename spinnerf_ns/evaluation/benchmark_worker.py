@@ -38,7 +38,11 @@ from spinnerf_ns.evaluation.measure import (
 )
 from spinnerf_ns.inpainting.export import ExportConfig, export_removed, layers_path
 from spinnerf_ns.runs import Run, apply, method_config, train
+from spinnerf_ns.scene.labels import LABEL_FOLDERS
 from spinnerf_ns.scene.workspace import Workspace
+
+MASKS_FILE = "masks.json"
+"""In a prepared scene's workspace: see `mask_source`."""
 
 SEGMENTATION = "segmentation"
 """The shared cell: figures of the masks, which belong to no method."""
@@ -51,7 +55,7 @@ def read_plan(path: Path) -> tuple[BenchmarkConfig, dict[str, SceneSource]]:
 
 
 def prepare(config: BenchmarkConfig, source: SceneSource) -> None:
-    """Prepares the scene and tracks its masks, which all seeds start from."""
+    """Prepares the scene and tracks its masks, which all seeds start from; masks.json says how well that went."""
     from spinnerf_ns.segmentation.segment import segment_capture
 
     paths = Paths(config.output, source.name)
@@ -62,9 +66,25 @@ def prepare(config: BenchmarkConfig, source: SceneSource) -> None:
         scene.capture, workspace, scene.prompt, config.segmenter, config.tracker, overwrite=True, allow_large_mask=True
     )
     seconds = time.monotonic() - start
-    if seconds > 1 or not (workspace.root / "seconds.json").is_file():  # less: it was there already
-        with atomic_path(workspace.root / "seconds.json") as temporary:
-            temporary.write_text(json.dumps(seconds))
+    file = workspace.root / MASKS_FILE
+    backends = [config.segmenter, config.tracker]
+    before = json.loads(file.read_text()) if file.is_file() else {}
+    if before.get("backends") == backends:  # the masks were there already
+        seconds = before["seconds"]
+    views = [view for view in scene.capture.views if view.photo not in scene.object_free]
+    tracked = sum(workspace.mask_path("masks_2d", view.photo).is_file() for view in views)
+    labelled = len(scene.training_masks())
+    if config.masks == "true" and not labelled:
+        raise SpinnerfError(f"{scene.root / LABEL_FOLDERS[0]}: no training photo has a true mask; take --masks tracked")
+    use_true = config.masks == "true" or (config.masks == "auto" and 2 * tracked < len(views) and labelled > tracked)
+    content = {"source": "true" if use_true else "tracked", "tracked": tracked, "photos": len(views), "seconds": seconds}
+    with atomic_path(file) as temporary:
+        temporary.write_text(json.dumps({**content, "backends": backends}))
+
+
+def mask_source(scene: Path) -> dict[str, Any]:
+    """What `prepare` found out about a scene's masks: "source" ("tracked" or "true"), "tracked" of "photos", "seconds"."""
+    return json.loads((Workspace.open(scene).root / MASKS_FILE).read_text())
 
 
 class Seed:
@@ -88,6 +108,12 @@ class Seed:
         self.lpips, self.fid, self.absent = load_networks(config.lpips_weights, config.fid_weights, self.device)
 
     # ------------------------------------------------------------------------------------------------------------ shared
+    @property
+    def masks(self) -> Path:
+        """The folder of masks that the segmentation run starts from."""
+        true = mask_source(self.scene.root)["source"] == "true"
+        return self.scene.root / LABEL_FOLDERS[0] if true else Workspace.open(self.scene.root).masks_2d
+
     def workspace(self, kind: str) -> Workspace:
         """The workspace of an export kind ("shared" or "per-view")."""
         workspace = Workspace.open(self.scene.root, self.paths.shared / kind)
@@ -101,7 +127,7 @@ class Seed:
         settings = {
             "pipeline.export_on_completion": False,
             "pipeline.datamanager.workspace": self.workspace("shared").root,
-            "pipeline.datamanager.masks": Workspace.open(self.scene.root).masks_2d,
+            "pipeline.datamanager.masks": self.masks,
             "machine.seed": self.seed,
         }
         apply(config, settings)
@@ -156,9 +182,11 @@ class Seed:
         shutil.rmtree(folder, ignore_errors=True)
         for photo, mask in seen.items():  # where labels are missing, this says where the object was
             write_png(folder / f"{photo}.png", mask.astype(np.uint8) * 255)
-        segment = json.loads((Workspace.open(self.scene.root).root / "seconds.json").read_text())
-        seconds = {"segment": segment, "train_seg": run.seconds, "export": seconds_export}
-        cell = {"key": self.shared_key, "run": str(run.config_path), "figures": figures, "seconds": seconds}
+        source = mask_source(self.scene.root)
+        figures["tracked_part"] = source["tracked"] / source["photos"]
+        seconds = {"segment": source["seconds"], "train_seg": run.seconds, "export": seconds_export}
+        cell = {"key": self.shared_key, "run": str(run.config_path), "masks": source["source"], "figures": figures}
+        cell["seconds"] = seconds
         self._write(SEGMENTATION, cell)
         return cell
 

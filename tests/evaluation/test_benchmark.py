@@ -113,6 +113,28 @@ def test_a_prepared_scene_is_found_again_and_made_again_for_another_key(twin, tm
     assert not (tmp_path / "out" / "mark").exists()
 
 
+@pytest.mark.parametrize(
+    "masks, tracked, expected", [("auto", 4, "tracked"), ("auto", 1, "true"), ("tracked", 1, "tracked"), ("true", 4, "true")]
+)
+def test_methods_start_from_true_masks_where_tracking_fails(masks, tracked, expected, twin, tmp_path, monkeypatch) -> None:
+    from spinnerf_ns.segmentation import segment
+
+    def track(capture, workspace, *rest, **options):
+        for photo in twin.train_photos[:tracked]:
+            mask = load_object_mask(twin.truth(photo, "object_masks"))
+            save_object_mask(workspace.mask_path("masks_2d", Path(photo).stem), mask)
+
+    monkeypatch.setattr(segment, "segment_capture", track)
+    config = BenchmarkConfig((str(twin.root),), seeds=(0,), output=tmp_path, masks=masks)
+    (source,) = find_scenes(config.scenes)
+    benchmark_worker.prepare(config, source)
+    seed = benchmark_worker.Seed(config, source, 0)
+    found = benchmark_worker.mask_source(seed.scene.root)
+    assert (found["source"], found["tracked"], found["photos"]) == (expected, tracked, 4)
+    assert seed.masks == (seed.scene.root / "labels" if expected == "true" else Workspace.open(seed.scene.root).masks_2d)
+    assert (seed.masks / f"{Path(twin.train_photos[0]).stem}.png").is_file()
+
+
 # ----------------------------------------------------------------------------------------------------------------- cells
 def test_a_cell_is_trained_measured_and_not_computed_again(twin, tmp_path, monkeypatch) -> None:
     config = BenchmarkConfig((str(twin.root),), ("per-view-detached",), (3,), tmp_path, steps=2, perceptual_loss="ssim")

@@ -99,7 +99,7 @@ def _over_scenes(scenes: Mapping[str, Mapping[str, Any]], methods: Sequence[str]
             name: {
                 "mean": float(np.mean([rows[method][name]["mean"] for rows in complete])),
                 "std": float(np.sqrt(np.sum([rows[method][name]["std"] ** 2 for rows in complete])) / len(complete)),
-                "n": len(complete),
+                "n": min(rows[method][name]["n"] for rows in complete),
             }
             for name in complete[0][method]
             if name in common

@@ -2,23 +2,22 @@
 
     python benchmarks/hash_grid.py
 
-65 536 random points, 16 levels, 2^19 rows of 2 features: the grid of nerfacto's field. The two paths take turns, so that both
+65 536 random points, 16 levels, 2^19 rows of 2 features: the grid of nerfacto's field. The two paths take turns, so that they
 meet the same load; each figure is a ratio of medians. Prints what it measured and, last, one JSON line.
 """
 
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import tyro
+from harness import machine
 from nerfstudio.field_components.encodings import HashEncoding
 
 from spinnerf_ns.nerf.hash_grid import FastHashEncoding, hash_grid_backend
@@ -48,8 +47,8 @@ class Benchmark:
         points = torch.rand(self.points, 3)
         upstream = torch.randn(self.points, self.levels * self.features)
         backend = hash_grid_backend()
-        machine = f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {backend}"
-        print(f"{machine}; {self.points} points, {self.levels} levels of 2^{self.log2_table} x {self.features}")
+        setup = f"{machine()}, {backend}"
+        print(f"{setup}; {self.points} points, {self.levels} levels of 2^{self.log2_table} x {self.features}")
 
         def forward(encoding: HashEncoding) -> torch.Tensor:
             with torch.no_grad():
@@ -66,7 +65,7 @@ class Benchmark:
             slow_s, fast_s = take_turns(step, stock, fast, self.repeats)
             ratios[f"{name}_ratio"] = round(slow_s / fast_s, 1)
             print(f"{name}: torch path {slow_s * 1e3:.1f} ms, here {fast_s * 1e3:.1f} ms")
-        print(json.dumps({**ratios, "machine": machine}))
+        print(json.dumps({**ratios, "machine": setup}))
 
 
 def take_turns(step: Callable, first: HashEncoding, second: HashEncoding, repeats: int) -> tuple[float, float]:
@@ -79,16 +78,6 @@ def take_turns(step: Callable, first: HashEncoding, second: HashEncoding, repeat
             if turn > 0:
                 found.append(time.perf_counter() - start)
     return statistics.median(times[0]), statistics.median(times[1])
-
-
-def processor_name() -> str:
-    """The processor's name and how many cores the system shows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{named[0] if named else platform.processor() or platform.machine()} x{len(named) or '?'}"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Iterator, Literal
+from typing import Any, Iterable, Iterator, Literal
 from unittest import mock
 
 import torch
@@ -53,6 +53,7 @@ class SpinnerfModel(NerfactoModel):
     """Nerfacto whose forward pass renders what the losses use, in training, and all of nerfacto's outputs otherwise."""
 
     config: SpinnerfModelConfig
+    _wanted: frozenset[str] | None = None
 
     def populate_modules(self) -> None:
         """Builds nerfacto's modules without the network that it would download for its LPIPS metric."""
@@ -90,6 +91,19 @@ class SpinnerfModel(NerfactoModel):
         """Whether a loss differentiates the fields by position."""
         return self.config.predict_normals or self.config.camera_optimizer.mode != "off"
 
+    @contextmanager
+    def rendering_only(self, names: Iterable[str]) -> Iterator[None]:
+        """Within this context, in evaluation, outputs that are not named may be missing: what they alone need is not computed."""
+        self._wanted = frozenset(names)
+        try:
+            yield
+        finally:
+            self._wanted = None
+
+    def _is_wanted(self, *names: str) -> bool:
+        """Whether any of these outputs is to be rendered."""
+        return self.training or self._wanted is None or not self._wanted.isdisjoint(names)
+
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
         """Renders a bundle; same values as `NerfactoModel.get_outputs`, plus `extra_outputs`.
 
@@ -107,23 +121,23 @@ class SpinnerfModel(NerfactoModel):
 
         metadata = ray_bundle.metadata or {}
         outputs: dict[str, Any] = {
-            "rgb": self.renderer_rgb(
-                rgb=field_outputs[FieldHeadNames.RGB], weights=stop_geometry(weights, metadata.get(TRAINS_GEOMETRY))
-            ),
             "accumulation": self.renderer_accumulation(weights=weights),
             "expected_depth": self.renderer_expected_depth(weights=weights, ray_samples=ray_samples),
         }
+        if FieldHeadNames.RGB in field_outputs:
+            outputs["rgb"] = self.renderer_rgb(
+                rgb=field_outputs[FieldHeadNames.RGB], weights=stop_geometry(weights, metadata.get(TRAINS_GEOMETRY))
+            )
         if self.training:
             outputs["weights_list"] = weights_list
             outputs["ray_samples_list"] = ray_samples_list
         else:
+            medians = [f"prop_depth_{i}" for i in range(self.config.num_proposal_iterations)] + ["depth"]
             with torch.no_grad():
-                outputs["depth"] = self.renderer_depth(weights=weights, ray_samples=ray_samples)
-                for i in range(self.config.num_proposal_iterations):
-                    outputs[f"prop_depth_{i}"] = self.renderer_depth(
-                        weights=weights_list[i], ray_samples=ray_samples_list[i]
-                    )
-        if self.config.predict_normals:
+                for name, own_weights, own_samples in zip(medians, weights_list, ray_samples_list, strict=True):
+                    if self._is_wanted(name):
+                        outputs[name] = self.renderer_depth(weights=own_weights, ray_samples=own_samples)
+        if self.config.predict_normals and self._is_wanted("normals", "pred_normals"):
             self._add_normals(outputs, field_outputs, weights, ray_bundle)
         if self.training and "directions_norm" in metadata:
             outputs["directions_norm"] = metadata["directions_norm"]
@@ -132,12 +146,14 @@ class SpinnerfModel(NerfactoModel):
 
     def _query_field(self, ray_samples: RaySamples) -> tuple[dict, Tensor, Tensor]:
         """The field's outputs, (R, S, 3) positions in the grid's [0, 1], and (R, S, G) geometry features."""
-        if self.config.predict_normals:
+        if self.config.predict_normals and self._is_wanted("normals", "pred_normals"):
             field_outputs = self.field.forward(ray_samples, compute_normals=True)
             geometry = torch.empty(0)
         else:
             density, geometry = self.field.get_density(ray_samples)
-            field_outputs = self.field.get_outputs(ray_samples, density_embedding=geometry)
+            field_outputs = {}
+            if self._is_wanted("rgb"):
+                field_outputs = self.field.get_outputs(ray_samples, density_embedding=geometry)
             field_outputs[FieldHeadNames.DENSITY] = density
         return field_outputs, self.field._sample_locations.detach(), geometry
 

@@ -18,6 +18,12 @@ from spinnerf_ns.nerf.seg_model import SpinnerfSegModel
 LEAST_ACCUMULATION = 0.5
 """A ray that accumulates less than this hit nothing: its depth is unknown."""
 
+RAYS_ON_CPU = 4096
+"""Rays at once on a CPU: more of them are no faster, and want more memory."""
+BYTES_PER_SAMPLE = 4096
+"""A generous bound of what a sample takes while it is rendered: about 1000 floats, all features and hidden layers."""
+LEAST_CHUNK = 256
+
 
 @torch.no_grad()
 def render_pixels(
@@ -46,12 +52,13 @@ def render_pixels(
     model.eval()
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     try:
-        chunk = model.config.eval_num_rays_per_chunk
-        for start in range(0, len(bundle), chunk):
-            rays = bundle[start : start + chunk]
-            outputs = model(rays)
-            for name in names:
-                parts[name].append(_planar_depth(outputs, rays) if name == "z" else outputs[name])
+        chunk = rays_per_chunk(model)
+        with model.rendering_only(names):
+            for start in range(0, len(bundle), chunk):
+                rays = bundle[start : start + chunk]
+                outputs = model(rays)
+                for name in names:
+                    parts[name].append(_planar_depth(outputs, rays) if name == "z" else outputs[name])
     finally:
         model.train(was_training)
     result = {}
@@ -64,6 +71,21 @@ def render_pixels(
         values = values.view(height, width, -1)
         result[name] = (values[..., 0] if values.shape[-1] == 1 else values).cpu().numpy()
     return result
+
+
+def rays_per_chunk(model: SpinnerfModel) -> int:
+    """How many rays to render at once: the model's `eval_num_rays_per_chunk`, or less where less is faster or fits.
+
+    On a GPU they take at most half of the memory that is free.
+    """
+    most = model.config.eval_num_rays_per_chunk
+    if model.device.type == "cpu":
+        return min(most, RAYS_ON_CPU)
+    if model.device.type != "cuda":
+        return most
+    samples = sum(model.config.num_proposal_samples_per_ray) + model.config.num_nerf_samples_per_ray
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return max(LEAST_CHUNK, min(most, free // 2 // (samples * BYTES_PER_SAMPLE)))
 
 
 def _planar_depth(outputs: dict[str, Tensor], rays) -> Tensor:

@@ -38,6 +38,8 @@ class SpinnerfSegModelConfig(SpinnerfModelConfig):
     """Size of the objectness grid's table."""
     objectness_hidden_dim: int = 32
     """Width of the objectness head's hidden layer."""
+    objectness_samples_per_ray: int = 8
+    """Samples of a ray that objectness is computed at in training, each drawn by weight from a run of neighbours; 0: all."""
     empty_space_logit: float = -4.0
     """Objectness logit of a ray's part that hits nothing: emptiness is not the object."""
 
@@ -76,12 +78,20 @@ class SpinnerfSegModel(SpinnerfModel):
         self, ray_bundle: RayBundle, ray_samples: RaySamples, weights: Tensor, positions: Tensor, geometry: Tensor
     ) -> dict[str, Tensor]:
         """`objectness` (R, 1) in [0, 1] and, in training, `objectness_logit` (R, 1)."""
-        if self.objectness_field is None:
+        if self.objectness_field is None or not self._is_wanted("objectness"):
             return {}
-        logits = self.objectness_field(positions, geometry)
         weights = weights.detach()
+        total = weights.sum(dim=1)
+        groups = self.config.objectness_samples_per_ray
+        if self.training and 0 < groups < weights.shape[1]:
+            weights, chosen = draw_by_weight(weights[..., 0], groups)
+            positions, geometry = (
+                values.gather(1, chosen.expand(-1, -1, values.shape[-1])) if values.numel() else values
+                for values in (positions, geometry)
+            )
+        logits = self.objectness_field(positions, geometry)
         rendered = nerfacc.accumulate_along_rays(weights[..., 0], logits)
-        rendered = rendered + self.config.empty_space_logit * (1.0 - weights.sum(dim=1))
+        rendered = rendered + self.config.empty_space_logit * (1.0 - total)
         outputs = {"objectness": torch.sigmoid(rendered)}
         if self.training:
             outputs["objectness_logit"] = rendered
@@ -172,3 +182,26 @@ class SpinnerfSegModel(SpinnerfModel):
                 union = int((found | true).sum())
                 metrics["objectness_iou"] = float((found & true).sum()) / union if union else 1.0
         return metrics, images
+
+
+def draw_by_weight(weights: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """One sample of every group of neighbours on a ray, drawn by weight, for the whole group's weight.
+
+    A sum over the drawn samples has the expectation of the sum over all, and neighbours see nearly the same place.
+
+    Args:
+        weights: (R, S)
+        groups: how many samples to draw; runs of ceil(S / groups) neighbours make a group.
+
+    Returns:
+        Weights of the drawn (R, G, 1), G <= groups, and their index along the ray (R, G, 1) long.
+    """
+    num_samples = weights.shape[1]
+    size = -(-num_samples // groups)
+    weights = torch.nn.functional.pad(weights, (0, -num_samples % size)).view(len(weights), -1, size)
+    cumulative = weights.cumsum(dim=-1)
+    total = cumulative[..., -1:]
+    drawn = (torch.rand_like(total) * total >= cumulative[..., :-1]).sum(dim=-1, keepdim=True)
+    start = torch.arange(0, num_samples, size, device=weights.device)[:, None]
+    # Where a group has no weight at all any of its samples will do, but it has to be one that there is.
+    return total, (start + drawn).clamp(max=num_samples - 1)

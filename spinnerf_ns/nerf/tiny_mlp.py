@@ -186,7 +186,8 @@ def _arguments(rows: Tensor, sigmoid: bool, parameters: list[Tensor] | tuple[Ten
 def _library() -> ctypes.CDLL:
     library = load_kernel(_SOURCE, "-ffp-contract=fast")
     pointer, long, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    network = [pointer, long, long, ctypes.POINTER(integer), integer, ctypes.POINTER(pointer), ctypes.POINTER(pointer), integer]
+    integers, pointers = ctypes.POINTER(integer), ctypes.POINTER(pointer)
+    network = [pointer, long, long, integers, integer, pointers, pointers, integer]
     library.spinnerf_mlp_forward.argtypes = [*network, pointer, integer]
     library.spinnerf_mlp_forward.restype = None
     library.spinnerf_mlp_backward.argtypes = [*network, pointer, pointer, pointer, pointer, integer]
@@ -233,8 +234,9 @@ def _failure() -> str | None:
                 out = function(inputs[0], True, inputs[1:])
                 results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
     except Exception as error:  # whatever may go wrong: a slow network is better than none
-        reason = str(error).strip().splitlines()
-        return str(error) if isinstance(error, KernelUnavailable) else f"{type(error).__name__}: {reason[0] if reason else ''}"
+        if isinstance(error, KernelUnavailable):
+            return str(error)
+        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     if not all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*results, strict=True)):
         return "its values differ from torch's"
     return None

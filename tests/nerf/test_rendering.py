@@ -1,0 +1,91 @@
+"""Rendering photos: only what is asked for, in chunks; and objectness from some of a ray's samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.fields.nerfacto_field import NerfactoField
+
+from spinnerf_ns.nerf import rendering
+from spinnerf_ns.nerf.rendering import rays_per_chunk, render_pixels
+from spinnerf_ns.nerf.seg_model import SpinnerfSegModelConfig, draw_by_weight
+from tests.nerf.conftest import build, bundle
+
+
+@pytest.fixture
+def model():
+    return build(SpinnerfSegModelConfig(average_init_density=3.0)).eval()
+
+
+@pytest.fixture
+def camera() -> Cameras:
+    pose = torch.eye(4)[None, :3]
+    return Cameras(camera_to_worlds=pose, fx=20.0, fy=20.0, cx=9.5, cy=6.0, width=19, height=12)
+
+
+def test_asking_for_less_changes_no_value(model):
+    with torch.no_grad():
+        everything = model(bundle())
+        for names in (("rgb",), ("objectness", "depth"), ("prop_depth_1",)):
+            with model.rendering_only(names):
+                found = model(bundle())
+            assert set(names) <= set(found) < set(everything)
+            for name, value in found.items():
+                assert torch.equal(value, everything[name]), name
+        assert set(model(bundle())) == set(everything)  # the context has ended
+
+
+def test_masks_are_rendered_without_colour(model, camera, monkeypatch):
+    expected = render_pixels(model, camera, ("rgb", "objectness", "z"))
+    monkeypatch.setattr(NerfactoField, "get_outputs", lambda *_, **__: pytest.fail("colour was computed"))
+    found = render_pixels(model, camera, ("objectness", "z"))
+    for name, values in found.items():
+        assert values.shape == (12, 19) and np.array_equal(values, expected[name])
+
+
+def test_training_renders_everything_that_losses_use(model):
+    with model.rendering_only(("objectness",)):
+        assert {"rgb", "objectness_logit", "expected_depth"} <= set(model.train()(bundle()))
+
+
+def test_chunks_do_not_show(model, camera, monkeypatch):
+    expected = render_pixels(model, camera, ("rgb", "z"))
+    monkeypatch.setattr(rendering, "RAYS_ON_CPU", 50)
+    assert rays_per_chunk(model) == 50
+    for name, values in render_pixels(model, camera, ("rgb", "z")).items():
+        np.testing.assert_allclose(values, expected[name], rtol=1e-5, atol=1e-6)
+    model.config.eval_num_rays_per_chunk = 7
+    assert rays_per_chunk(model) == 7
+
+
+# ------------------------------------------------------------------------------------------------------------ objectness
+@pytest.mark.parametrize(("samples", "groups"), [(24, 8), (25, 8), (7, 3), (5, 4), (9, 2)])
+def test_drawn_samples_stand_for_all(samples, groups):
+    torch.manual_seed(0)
+    weights = torch.rand(1, samples) ** 4
+    weights[0, -2:] = 0.0  # a group may have no weight at all
+    values = torch.randn(samples)
+    draws = 40_000
+    drawn, chosen = draw_by_weight(weights.expand(draws, -1), groups)
+    assert drawn.shape == chosen.shape and drawn.shape[1] <= groups
+    torch.testing.assert_close(drawn.sum(dim=1), weights.sum(dim=1, keepdim=True)[:1].expand(draws, 1))
+    assert int(chosen.min()) >= 0 and int(chosen.max()) < samples
+    size = -(-samples // groups)
+    assert torch.equal(chosen[..., 0] // size, torch.arange(drawn.shape[1]).expand(draws, -1))
+    mean = float((drawn * values[chosen]).sum(dim=1).mean())
+    assert mean == pytest.approx(float((weights * values).sum()), abs=0.03)
+    used = torch.bincount(chosen.flatten(), minlength=samples)
+    assert (used[: samples - 2][weights[0, : samples - 2] > 0.01] > 0).all()
+
+
+def test_objectness_in_training_uses_some_samples_and_in_evaluation_all():
+    model = build(SpinnerfSegModelConfig(average_init_density=3.0, objectness_samples_per_ray=3))
+    seen = []
+    model.objectness_field.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+    model.train()(bundle())
+    model.eval()(bundle())
+    model.config.objectness_samples_per_ray = 0
+    model.train()(bundle())
+    assert seen == [3, 8, 8]

@@ -87,8 +87,8 @@ def train_steps(trainer: Trainer, first: int, count: int) -> None:
             callback.run_callback_at_location(step, location=TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
 
 
-def take_turns(tasks: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median processor seconds of each task, in turn so that all meet the same load; the first turn is not counted.
+def take_turns(tasks: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Processor seconds of each task, in turn so that all meet the same load; the first turn is not counted.
 
     Processor time of all threads: beside another load it is steadier than wall time. With one thread the two are the same.
     """
@@ -99,7 +99,12 @@ def take_turns(tasks: dict[str, Callable[[], object]], repeats: int) -> dict[str
             task()
             if turn > 0:
                 times[name].append(_clock() - start)
-    return {name: statistics.median(found) for name, found in times.items()}
+    return times
+
+
+def ratio(times: dict[str, list[float]], above: str, below: str) -> float:
+    """One task's median time divided by another's."""
+    return statistics.median(times[above]) / statistics.median(times[below])
 
 
 def _clock() -> float:

@@ -17,12 +17,25 @@ Prints what it measured and, last, one JSON line.
 from __future__ import annotations
 
 import json
+import statistics
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from harness import CYCLE, LATE, machine, make_trainer, ours, replaced, stock_nerfacto, take_turns, train_steps, write_scene
+from harness import (
+    CYCLE,
+    LATE,
+    machine,
+    make_trainer,
+    ours,
+    ratio,
+    replaced,
+    stock_nerfacto,
+    take_turns,
+    train_steps,
+    write_scene,
+)
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
 from spinnerf_ns.inpainting.export import ExportConfig
@@ -72,10 +85,10 @@ class Benchmark:
             "nerfacto": self._trainer(f"nerfacto{suffix}", stock_nerfacto(config), steps // 6),
         }
         seconds = time_cycles(trainers, repeats)
-        rays = {name: RAYS * CYCLE / value for name, value in seconds.items()}
+        rays = {name: RAYS * CYCLE / statistics.median(values) for name, values in seconds.items()}
         print(f"{method}: {rays['ours']:.0f} rays/s with objectness, stock nerfacto {rays['nerfacto']:.0f}")
         found[f"rays_per_s{suffix}"] = rays["ours"]
-        found[f"rays_per_s_ratio_vs_nerfacto_torch{suffix}"] = rays["ours"] / rays["nerfacto"]
+        found[f"rays_per_s_ratio_vs_nerfacto_torch{suffix}"] = ratio(seconds, "nerfacto", "ours")
         return trainers["ours"]
 
     def _objectness(self, with_objectness: Trainer, found: dict[str, float]) -> None:
@@ -85,7 +98,7 @@ class Benchmark:
         del config.optimizers["objectness"]
         plain = self._trainer("plain", config, self.warm_up)
         seconds = time_cycles({"with": with_objectness, "without": plain}, 2 * self.repeats)
-        found["objectness_overhead"] = seconds["with"] / seconds["without"] - 1
+        found["objectness_overhead"] = ratio(seconds, "with", "without") - 1
         print(f"objectness: {per_step(seconds['with'])} a step with, {per_step(seconds['without'])} without")
 
     def _inpaint(self, seg: Trainer, found: dict[str, float]) -> None:
@@ -107,8 +120,9 @@ class Benchmark:
         with_network = time_cycles({"patches": trainers["patches"]}, self.repeats)["patches"]
         with replaced(trainers["patches"].pipeline.model._perceptual, squared_distance):
             seconds = time_cycles(trainers, 2 * self.repeats)
-        found["inpaint_step_ratio"] = seconds["patches"] / seconds["plain"]
-        found["perceptual_ms"] = 1e3 * (with_network - seconds["patches"]) / CYCLE
+        added = statistics.median(with_network) - statistics.median(seconds["patches"])
+        found["inpaint_step_ratio"] = ratio(seconds, "patches", "plain")
+        found["perceptual_ms"] = 1e3 * added / CYCLE
         print(
             f"inpainting: {layout.num_rays} rays ({layout}); {per_step(seconds['patches'])} a step without the perceptual "
             f"network, {per_step(seconds['plain'])} with uniform rays alone; {self.perceptual_loss} adds "
@@ -121,14 +135,14 @@ def squared_distance(prediction, target):
     return (prediction - target).square().mean(dim=(1, 2, 3))
 
 
-def time_cycles(trainers: dict[str, Trainer], repeats: int) -> dict[str, float]:
-    """Median seconds of a cycle of each."""
+def time_cycles(trainers: dict[str, Trainer], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every timed cycle of each."""
     return take_turns({name: lambda t=trainer: train_steps(t, LATE, CYCLE) for name, trainer in trainers.items()}, repeats)
 
 
-def per_step(seconds: float) -> str:
-    """A cycle's seconds as milliseconds a step."""
-    return f"{1e3 * seconds / CYCLE:.1f} ms"
+def per_step(seconds: list[float]) -> str:
+    """Cycles' seconds as milliseconds a step."""
+    return f"{1e3 * statistics.median(seconds) / CYCLE:.1f} ms"
 
 
 if __name__ == "__main__":

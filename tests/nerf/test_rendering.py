@@ -8,7 +8,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.fields.nerfacto_field import NerfactoField
 
-from spinnerf_ns.nerf import rendering
+from spinnerf_ns.nerf import fast_field, rendering
 from spinnerf_ns.nerf.rendering import rays_per_chunk, render_pixels
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModelConfig, draw_by_weight
 from tests.nerf.conftest import build, bundle
@@ -58,6 +58,25 @@ def test_chunks_do_not_show(model, camera, monkeypatch):
         np.testing.assert_allclose(values, expected[name], rtol=1e-5, atol=1e-6)
     model.config.eval_num_rays_per_chunk = 7
     assert rays_per_chunk(model) == 7
+
+
+@pytest.mark.parametrize("appearance", [False, True])
+def test_directions_encoded_once_per_ray_give_the_same_colours(appearance):
+    stock = build(SpinnerfSegModelConfig(use_appearance_embedding=appearance)).eval()
+    fast = build(SpinnerfSegModelConfig(use_appearance_embedding=appearance)).eval()
+    assert fast_field.accelerate(fast) == 1 and list(fast.state_dict()) == list(stock.state_dict())
+    encoded = []
+    fast.field.direction_encoding.register_forward_hook(lambda module, inputs, output: encoded.append(len(output)))
+    assert torch.equal(fast(bundle())["rgb"], stock(bundle())["rgb"])
+    assert encoded == [32 * 8] if appearance else encoded == [32]
+    for model in (stock, fast):
+        model.train()
+        torch.manual_seed(0)
+        model(bundle())["rgb"].sum().backward()
+    for ours, theirs in zip(fast.field.parameters(), stock.field.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None)
+        if ours.grad is not None:
+            assert torch.equal(ours.grad, theirs.grad)
 
 
 # ------------------------------------------------------------------------------------------------------------ objectness

@@ -117,10 +117,19 @@ class Benchmark:
             pipeline__datamanager__train_num_rays_per_batch=layout.num_rays - layout.sparse,
         )
         trainers["plain"] = self._trainer("inpaint-plain", plain, self.warm_up, removed)
-        with_network = time_cycles({"patches": trainers["patches"]}, self.repeats)["patches"]
-        with replaced(trainers["patches"].pipeline.model._perceptual, squared_distance):
-            seconds = time_cycles(trainers, 2 * self.repeats)
-        added = statistics.median(with_network) - statistics.median(seconds["patches"])
+        losses = trainers["patches"].pipeline.model._perceptual
+
+        def without_network() -> None:
+            with replaced(losses, squared_distance):
+                train_steps(trainers["patches"], LATE, CYCLE)
+
+        tasks = {
+            "patches": without_network,
+            "plain": lambda: train_steps(trainers["plain"], LATE, CYCLE),
+            "network": lambda: train_steps(trainers["patches"], LATE, CYCLE),
+        }
+        seconds = take_turns(tasks, 2 * self.repeats)
+        added = statistics.median(seconds["network"]) - statistics.median(seconds["patches"])
         found["inpaint_step_ratio"] = ratio(seconds, "patches", "plain")
         found["perceptual_ms"] = 1e3 * added / CYCLE
         print(

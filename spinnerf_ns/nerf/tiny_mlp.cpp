@@ -38,6 +38,24 @@ typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef int32_t Mask __attribute__((vector_size(4 * LANES)));
 typedef float Anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
+// Half as wide, for outputs of few numbers: density, colour.
+typedef float Narrow __attribute__((vector_size(2 * LANES)));
+typedef int32_t NarrowMask __attribute__((vector_size(2 * LANES)));
+typedef float NarrowAnywhere __attribute__((vector_size(2 * LANES), aligned(4), may_alias));
+
+struct Wide {
+  static constexpr int lanes = LANES;
+  typedef Vector Type;
+  typedef Mask Bits;
+  typedef Anywhere Memory;
+};
+struct Half {
+  static constexpr int lanes = LANES / 2;
+  typedef Narrow Type;
+  typedef NarrowMask Bits;
+  typedef NarrowAnywhere Memory;
+};
+
 inline Vector load(const float* from) { return *reinterpret_cast<const Anywhere*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Anywhere*>(to) = value; }
 constexpr int padded(int width) { return (width + LANES - 1) / LANES * LANES; }
@@ -47,15 +65,18 @@ enum class Then { nothing, relu, relu_gradient };
 // c[row][0:VECTORS] = start + sum over k of a[row * row_step + k * k_step] * b[k][0:VECTORS], for ROWS rows. `start` is the
 // bias, or c itself where it is null. relu_gradient keeps the result only where `gate`, laid out as c, is above 0. As in
 // torch, NaN passes both ways.
-template <int ROWS, int VECTORS, Then THEN>
+template <class W, int ROWS, int VECTORS, Then THEN>
 inline void tile(const float* a, int row_step, int k_step, const float* b, int b_step, int k, const float* start, float* c,
                  int c_step, const float* gate) {
-  Vector sum[ROWS][VECTORS];
+  typedef typename W::Type V;
+  typedef typename W::Bits B;
+  auto read = [](const float* from) -> V { return *reinterpret_cast<const typename W::Memory*>(from); };
+  V sum[ROWS][VECTORS];
   for (int row = 0; row < ROWS; ++row)
-    for (int v = 0; v < VECTORS; ++v) sum[row][v] = load((start ? start : c + row * c_step) + v * LANES);
+    for (int v = 0; v < VECTORS; ++v) sum[row][v] = read((start ? start : c + row * c_step) + v * W::lanes);
   for (int i = 0; i < k; ++i) {
-    Vector factor[VECTORS];
-    for (int v = 0; v < VECTORS; ++v) factor[v] = load(b + i * b_step + v * LANES);
+    V factor[VECTORS];
+    for (int v = 0; v < VECTORS; ++v) factor[v] = read(b + i * b_step + v * W::lanes);
     for (int row = 0; row < ROWS; ++row) {
       const float scalar = a[row * row_step + i * k_step];
       for (int v = 0; v < VECTORS; ++v) sum[row][v] += scalar * factor[v];
@@ -63,24 +84,24 @@ inline void tile(const float* a, int row_step, int k_step, const float* b, int b
   }
   for (int row = 0; row < ROWS; ++row)
     for (int v = 0; v < VECTORS; ++v) {
-      Vector value = sum[row][v];
-      if (THEN == Then::relu) value = reinterpret_cast<Vector>(reinterpret_cast<Mask>(value) & ~(value < 0.0f));
+      V value = sum[row][v];
+      if (THEN == Then::relu) value = reinterpret_cast<V>(reinterpret_cast<B>(value) & ~(value < 0.0f));
       if (THEN == Then::relu_gradient)
-        value = reinterpret_cast<Vector>(reinterpret_cast<Mask>(value) & ~(load(gate + row * c_step + v * LANES) <= 0.0f));
-      store(c + row * c_step + v * LANES, value);
+        value = reinterpret_cast<V>(reinterpret_cast<B>(value) & ~(read(gate + row * c_step + v * W::lanes) <= 0.0f));
+      *reinterpret_cast<typename W::Memory*>(c + row * c_step + v * W::lanes) = value;
     }
 }
 
-template <int VECTORS, Then THEN>
+template <class W, int VECTORS, Then THEN>
 void panel(int rows, const float* a, int row_step, int k_step, const float* b, int b_step, int k, const float* start, float* c,
            int c_step, const float* gate) {
   constexpr int TALL = VECTORS <= 2 && LANES == 16 ? 8 : 4;  // as many sums as there are registers for
   int row = 0;
   for (; row + TALL <= rows; row += TALL)
-    tile<TALL, VECTORS, THEN>(a + row * row_step, row_step, k_step, b, b_step, k, start, c + row * c_step, c_step,
+    tile<W, TALL, VECTORS, THEN>(a + row * row_step, row_step, k_step, b, b_step, k, start, c + row * c_step, c_step,
                               gate + row * c_step);
   for (; row < rows; ++row)
-    tile<1, VECTORS, THEN>(a + row * row_step, row_step, k_step, b, b_step, k, start, c + row * c_step, c_step,
+    tile<W, 1, VECTORS, THEN>(a + row * row_step, row_step, k_step, b, b_step, k, start, c + row * c_step, c_step,
                            gate + row * c_step);
 }
 
@@ -94,11 +115,15 @@ void multiply(int rows, int width, const float* a, int row_step, int k_step, con
     const int vectors = std::min((end - column) / LANES, WIDEST);
     const float* from = start ? start + column : nullptr;
     const float* open = gate ? gate + column : c;  // never read without relu_gradient
+    if (width - column <= Half::lanes) {
+      panel<Half, 1, THEN>(rows, a, row_step, k_step, b + column, b_step, k, from, c + column, c_step, open);
+      return;
+    }
     switch (vectors) {
-      case 1: panel<1, THEN>(rows, a, row_step, k_step, b + column, b_step, k, from, c + column, c_step, open); break;
-      case 2: panel<2, THEN>(rows, a, row_step, k_step, b + column, b_step, k, from, c + column, c_step, open); break;
-      case 3: panel<3, THEN>(rows, a, row_step, k_step, b + column, b_step, k, from, c + column, c_step, open); break;
-      default: panel<4, THEN>(rows, a, row_step, k_step, b + column, b_step, k, from, c + column, c_step, open);
+      case 1: panel<Wide, 1, THEN>(rows, a, row_step, k_step, b + column, b_step, k, from, c + column, c_step, open); break;
+      case 2: panel<Wide, 2, THEN>(rows, a, row_step, k_step, b + column, b_step, k, from, c + column, c_step, open); break;
+      case 3: panel<Wide, 3, THEN>(rows, a, row_step, k_step, b + column, b_step, k, from, c + column, c_step, open); break;
+      default: panel<Wide, 4, THEN>(rows, a, row_step, k_step, b + column, b_step, k, from, c + column, c_step, open);
     }
     column += vectors * LANES;
   }

@@ -29,7 +29,7 @@ from spinnerf_ns.nerf.hash_grid import _threads, _tracing
 from spinnerf_ns.nerf.kernels import KernelUnavailable, load_kernel
 
 VARIABLE = "SPINNERF_TINY_MLP"
-LEAST_ROWS = 2048
+LEAST_ROWS = 4096
 """Below this many rows torch is as fast."""
 MAX_WIDTH, MAX_LAYERS = 64, 8  # of tiny_mlp.cpp
 _SOURCE = Path(__file__).with_suffix(".cpp")

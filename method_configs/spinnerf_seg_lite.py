@@ -10,7 +10,12 @@ spinnerf_seg_lite = MethodSpecification(
         spinnerf_seg.config,
         "spinnerf-seg-lite",
         steps=800,
-        model={"objectness_num_levels": 6, "objectness_max_res": 256, "objectness_log2_hashmap_size": 15},
+        model={
+            "objectness_num_levels": 6,
+            "objectness_max_res": 256,
+            "objectness_log2_hashmap_size": 15,
+            "objectness_samples_per_ray": 6,
+        },
     ),
     description="spinnerf-seg with small grids and few samples, for laptops and CPUs",
 )

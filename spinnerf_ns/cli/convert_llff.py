@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Literal
 
 COMMAND = "convert-llff"
 
@@ -17,12 +17,12 @@ class ConvertLlff:
     """The folder with poses_bounds.npy, images/ or images_N/, and where there are any images_N/label/ and sparse/0/."""
     output: Path
     """The dataset's folder, made by this command."""
-    factor: Optional[float] = None
+    factor: float | None = None
     """Which images_N to use (1: images/). Default: the lowest N there is."""
     split: Literal["none", "spin-nerf", "interval"] = "none"
     """none: nerfstudio's parser splits. interval: every eighth photo is held out. spin-nerf: the first 40 of 100 photos show
     no object; they are val and test photos, named as object-free in the workspace, and never trained on."""
-    num_test: Optional[int] = None
+    num_test: int | None = None
     """With --split spin-nerf: how many of the first photos (by name) are object-free. Default: 40, of exactly 100."""
     link: bool = False
     """Link to the photos in place of copying them."""

@@ -17,6 +17,7 @@ _config.optimizers = {
     }
     for name in ("proposal_networks", "fields")
 }
+_config.pipeline.start_from_background = False
 _data = _config.pipeline.datamanager
 _data.hole = "object"
 _data.train_num_rays_per_batch = 1024

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Mapping, Tuple
 from unittest import mock
 
+import numpy as np
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
@@ -16,12 +18,13 @@ from rich.progress import track
 
 from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, atomic_path
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.inpainting.export import ExportConfig, export_removed, render_stage
-from spinnerf_ns.nerf.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig
+from spinnerf_ns.inpainting.export import BACKGROUND, ExportConfig, RenderDepth, background_stage, export_removed, render_stage
+from spinnerf_ns.nerf.background_field import MOST_STEPS, BackgroundField, fit_background
+from spinnerf_ns.nerf.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig, resize_nearest
 from spinnerf_ns.nerf.inpaint_data import SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel, SpinnerfInpaintModelConfig
 from spinnerf_ns.nerf.memory import keep_freed_memory
-from spinnerf_ns.nerf.rendering import render_mask_and_depth, render_object_mask
+from spinnerf_ns.nerf.rendering import render_depth, render_mask_and_depth, render_object_mask
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
 from spinnerf_ns.scene.capture import View
 
@@ -177,7 +180,32 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
             return render_mask_and_depth(self.model, capture.cameras([view]), capture.world_scale, config.downscale)
 
         render_stage(capture, workspace, render, config, [checkpoint], parameters)
+        steps = config.background_steps
+        if steps is None:
+            steps = min(self._steps_of(checkpoint), MOST_STEPS)
+        if steps > 0:
+            background_stage(capture, workspace, partial(self._fit_background, config, steps), config, [], {"steps": steps})
         return export_removed(capture, workspace, config)
+
+    @staticmethod
+    def _steps_of(checkpoint: Path) -> int:
+        return int(checkpoint.stem.removeprefix("step-")) + 1
+
+    def _fit_background(self, config: ExportConfig, steps: int, holes: dict[str, Any], path: Path) -> RenderDepth:
+        """Fits a field to what lies outside the holes, writes it, and returns what renders its depth."""
+        manager, capture = self.datamanager, self.datamanager.capture
+        outputs, pool = manager.train_dataparser_outputs, manager.train_pool
+        flat = [
+            resize_nearest(holes[manager.view_of(name).photo].astype(np.uint8), (int(height), int(width))).reshape(-1) > 0
+            for name, height, width in zip(manager.train_dataset.image_filenames, pool.heights, pool.widths, strict=True)
+        ]
+        model = fit_background(self.model, manager, torch.from_numpy(np.concatenate(flat)), steps)
+        BackgroundField.of(model, outputs.dataparser_transform, outputs.dataparser_scale).save(path)
+
+        def render(view: View) -> Any:
+            return render_depth(model, capture.cameras([view]), capture.world_scale, config.downscale)
+
+        return render
 
 
 # -------------------------------------------------------------------------------------------------------------- inpainting
@@ -190,6 +218,9 @@ class SpinnerfInpaintPipelineConfig(VanillaPipelineConfig):
     """specifies the datamanager config"""
     model: SpinnerfInpaintModelConfig = field(default_factory=SpinnerfInpaintModelConfig)
     """specifies the model config"""
+    start_from_background: bool = True
+    """Whether to start from the field that the export fitted to the photos outside the holes, where its grids fit; off, or
+    without such an export: from scratch."""
 
 
 class SpinnerfInpaintPipeline(SpinnerfPipeline):
@@ -204,6 +235,8 @@ class SpinnerfInpaintPipeline(SpinnerfPipeline):
         # Callbacks are asked for after a checkpoint was loaded: a resumed run is not started anew.
         if self.config.model.init_from is not None and attributes.trainer._start_step == 0:
             self._start_from(Path(self.config.model.init_from))
+        elif self.config.start_from_background and attributes.trainer._start_step == 0:
+            self._start_from_background()
         callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], lambda step: self._record(attributes)))
         return callbacks
 
@@ -213,6 +246,16 @@ class SpinnerfInpaintPipeline(SpinnerfPipeline):
         outputs = self.datamanager.train_dataparser_outputs
         check_same_frame(config_path, outputs.dataparser_transform, outputs.dataparser_scale)
         start_from(self.model, load_segmentation_model(config_path, self.model), self.datamanager)
+
+    def _start_from_background(self) -> None:
+        path = self.datamanager.workspace.root / BACKGROUND / "field.pt"
+        if not path.is_file():
+            return
+        outputs = self.datamanager.train_dataparser_outputs
+        field = BackgroundField.load(path)
+        reason = field.start(self.model, outputs.dataparser_transform, outputs.dataparser_scale)
+        text = f"Started from the export's field of what stays, {path}"
+        CONSOLE.print(text if reason is None else f"[yellow]Not started from {path}: {reason}", soft_wrap=True)
 
     def _record(self, attributes: TrainingCallbackAttributes) -> None:
         manager = self.datamanager

@@ -26,16 +26,23 @@ from spinnerf_ns.inpainting.background import background_depths
 from spinnerf_ns.inpainting.inpainters import INPAINTERS
 from spinnerf_ns.inpainting.inpainters.choice import choose_inpainter
 from spinnerf_ns.inpainting.reference import choose_reference, read_mended, reference_candidates, with_mended
-from spinnerf_ns.inpainting.visibility import ViewLayers, fill_from_views
+from spinnerf_ns.inpainting.surfaces import fill_by_surface, find_planes, surface_labels
+from spinnerf_ns.inpainting.visibility import Filled, ViewLayers, fill_from_views
 from spinnerf_ns.scene.capture import Capture, View
 from spinnerf_ns.scene.dataset_writer import RemovedView, RemovedWriter
 from spinnerf_ns.scene.workspace import REFERENCE, Workspace
+
+BACKGROUND = "background"
+"""Folder and stage of the field of what stays: field.pt and depths/."""
 
 RIM = "rim"
 """Disparity continued from the hole's rim, by no network."""
 
 RenderLayers = Callable[[View], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]]
 """A view -> (object_mask, z_visible), each (H, W), planar depth in world units, 0 = unknown."""
+
+RenderDepth = Callable[[View], npt.NDArray[np.float32]]
+"""A view -> (H, W) planar depth in world units, 0 = unknown."""
 
 
 @dataclass
@@ -59,6 +66,11 @@ class ExportConfig:
     """The reference view's photo mended by hand, of its size: what no photo shows is taken from it."""
     dilation: float = DILATION_PER_1000
     """Growth of the masks before anything is removed, in pixels of a 1000-pixel-wide photo."""
+    background_steps: int | None = None
+    """Training steps of a field of what stays, which gives the depth without the object; by default as many as the
+    segmentation was trained, at most 3000. 0: the segmentation field's depth is carried in from around the object."""
+    by_surface: bool = True
+    """Whether what no photo shows is continued only from the surface that it lies on (opencv and patchmatch)."""
     fill_from_views: bool = True
     """Whether masked pixels whose background other photos show are filled from there before anything is inpainted."""
     depth_tolerance: float = 0.01
@@ -72,6 +84,11 @@ class ExportConfig:
 def layers_path(workspace: Workspace, photo: str) -> Path:
     """Where a photo's rendered depth lies, object included: what `load_depth` reads."""
     return workspace.root / "layers" / f"{photo}.npy"
+
+
+def background_path(workspace: Workspace, photo: str) -> Path:
+    """Where a photo's depth without the object lies, from a field of what stays."""
+    return workspace.root / BACKGROUND / "depths" / f"{photo}.npy"
 
 
 def views_with_object(capture: Capture, workspace: Workspace) -> list[View]:
@@ -109,8 +126,37 @@ def render_stage(
             stage.record(view.photo, mask_area=int(object_mask.sum()))
 
 
+def background_stage(
+    capture: Capture,
+    workspace: Workspace,
+    fit: Callable[[dict[str, npt.NDArray[np.bool_]], Path], RenderDepth],
+    config: ExportConfig,
+    inputs: Sequence[Path],
+    parameters: dict[str, Any],
+) -> None:
+    """Writes `background/`: a field fitted to the photos outside their holes, and what it shows of their depth.
+
+    Args:
+        fit: photo -> hole, and the file that the field is written to -> a function that renders its depth.
+        inputs: files beside the masks that the field comes from.
+        parameters: what else the result depends on.
+    """
+    views = views_with_object(capture, workspace)
+    folder = workspace.root / BACKGROUND
+    parameters = {"dilation": config.dilation, "downscale": config.downscale, **parameters}
+    inputs = [*inputs, *(path for view in views for path in (view.path, _mask_path(workspace, view)))]
+    with workspace.stage(BACKGROUND, parameters, inputs, [folder], overwrite=config.overwrite) as stage:
+        if stage.fresh:
+            return
+        holes = {view.photo: _hole(workspace, view, (view.height, view.width), config) for view in views}
+        render = fit(holes, stage.folder(folder) / "field.pt")
+        for view in track(views, "Rendering depth"):
+            save_depth(stage.folder(folder) / "depths" / f"{view.photo}.npy", render(view))
+            stage.record(view.photo)
+
+
 def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig) -> Path:
-    """Writes `removed/`, the object-free capture, from `masks_3d/` and `layers/`.
+    """Writes `removed/`, the object-free capture, from `masks_3d/` and the depths in `background/`, or else `layers/`.
 
     Masked pixels whose background another photo shows are filled from there; the rest, which no photo shows, is inpainted:
     colours by the 2-D inpainter, disparity in floats from the hole's rim.
@@ -125,7 +171,8 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
     candidates = reference_candidates(capture, views, config.reference_view)
     inpainter_name, inpainter = make_inpainter(config)
     disparity_inpainter = make_disparity_inpainter(config, inpainter_name, inpainter)
-    files = [(view.path, _mask_path(workspace, view), layers_path(workspace, view.photo)) for view in views]
+    depth_path = depths_of(workspace, config)
+    files = [(view.path, _mask_path(workspace, view), depth_path(workspace, view.photo)) for view in views]
     inputs = [path for each in files for path in each]
     missing = [path for path in inputs if not path.is_file()]
     if missing:
@@ -134,7 +181,7 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
             "ns-spinnerf export --load-config CONFIG"
         )
     parameters = {**asdict(config), "inpainter": inpainter_name, "options": _options(inpainter)}
-    for irrelevant in ("overwrite", "downscale", "inpainted", "inpainter_options", "reference_photo"):
+    for irrelevant in ("overwrite", "downscale", "inpainted", "inpainter_options", "reference_photo", "background_steps"):
         parameters.pop(irrelevant)
     if config.reference_photo is not None:
         inputs.append(Path(config.reference_photo))
@@ -143,7 +190,7 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
     with workspace.stage("export", parameters, inputs, [workspace.removed], overwrite=config.overwrite) as stage:
         if stage.fresh:
             return workspace.removed
-        layers = [load_layers(workspace, view, config) for view in views]
+        layers = [load_layers(workspace, view, config, depth_path) for view in views]
         if not any(layer.hole.any() for layer in layers):
             raise SpinnerfError(
                 f"{workspace.masks_3d}: every mask is empty, so there is nothing to remove; point at the object again: "
@@ -152,16 +199,21 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
         writer = RemovedWriter(capture, stage.folder(workspace.removed), workspace.object_free)
         unfinished = [index for index, view in enumerate(views) if not stage.done(view.photo)]
         if unfinished:
-            filled = _fill(layers, config)
-            reference = choose_reference(views, candidates, [unseen for _, unseen, _ in filled])
+            filled = _fill(layers, config, depth_path is background_path)
+            reference = choose_reference(views, candidates, [each.unseen_mask for each in filled])
             mended = _mended(config, views, reference)
+            depths = [
+                _completed(layer, each.z, disparity_inpainter)
+                for layer, each in track(list(zip(layers, filled, strict=True)), "Completing depth")
+            ]
+            planes = _planes(layers, filled, depths) if config.by_surface and getattr(inpainter, "by_surface", False) else None
             for index in track(unfinished, "Inpainting"):
-                layer = layers[index]
-                image, unseen, z = filled[index]
-                painter = inpainter
+                layer, unseen = layers[index], filled[index].unseen_mask
                 if index == reference and mended is not None:
-                    image, painter = with_mended(image, unseen, mended), None
-                writer.write(_removed_view(layer, image, unseen, z, painter, disparity_inpainter))
+                    image = with_mended(filled[index].image, unseen, mended)
+                else:
+                    image = _inpainted(layer, filled[index], depths[index], planes, inpainter)
+                writer.write(RemovedView(layer.view.photo, image, layer.hole, unseen, depths[index]))
                 areas = {"hole": int(layer.hole.sum()), "unseen": int(unseen.sum())}
                 stage.record(layer.view.photo, **areas, **({REFERENCE: True} if index == reference else {}))
         writer.finish()
@@ -202,37 +254,64 @@ def _mended(config: ExportConfig, views: Sequence[View], reference: int | None) 
     return mended
 
 
-def _fill(layers: list[ViewLayers], config: ExportConfig) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Per view (image, unseen_mask, z of the filled pixels)."""
-    if config.fill_from_views:
-        depths = background_depths(layers)
-        layers = [replace(layer, z_background=z) for layer, z in zip(layers, depths, strict=True)]
-        return [(f.image, f.unseen_mask, f.z) for f in fill_from_views(layers, config.depth_tolerance)]
-    return [(layer.image, layer.hole, np.zeros(layer.hole.shape, np.float32)) for layer in layers]
+def _fill(layers: list[ViewLayers], config: ExportConfig, without_object: bool) -> list[Filled]:
+    """What the photos show of each other's holes."""
+    if not config.fill_from_views:
+        return [Filled(x.image, x.hole, np.where(x.hole, 0, x.z_visible).astype(np.float32)) for x in layers]
+    depths = [x.z_visible for x in layers] if without_object else background_depths(layers)
+    layers = [replace(layer, z_background=z) for layer, z in zip(layers, depths, strict=True)]
+    return fill_from_views(layers, config.depth_tolerance)
 
 
-def _removed_view(
-    layer: ViewLayers, image: np.ndarray, unseen: np.ndarray, z: np.ndarray, inpainter: Any, disparity_inpainter: Any
-) -> RemovedView:
-    """Inpaints what is left of the hole; its colours stand if there is no inpainter."""
-    photo = layer.view.photo
-    if unseen.any() and inpainter is not None:
-        image = inpainter.inpaint([image], [unseen], [photo])[0]
+def _completed(layer: ViewLayers, z: np.ndarray, disparity_inpainter: Any) -> npt.NDArray[np.float32]:
+    """(H, W) depth without the object: what was filled keeps its own, the rest of the hole is continued from around it."""
     known = np.where(layer.hole, z, layer.z_visible).astype(np.float32)
     # Everything in the hole without a depth is completed, filled pixels with an uncertain depth included.
     to_complete = layer.hole & (known <= 0)
     disparity = z_to_disparity(known)
     if to_complete.any():
         disparity = disparity_inpainter.inpaint_disparity(disparity, to_complete)
-    return RemovedView(photo, image, layer.hole, unseen, disparity_to_z(disparity).astype(np.float32))
+    return disparity_to_z(disparity).astype(np.float32)
 
 
-def load_layers(workspace: Workspace, view: View, config: ExportConfig) -> ViewLayers:
+def _planes(layers: list[ViewLayers], filled: list[Filled], depths: list[np.ndarray]) -> np.ndarray:
+    """The planes around the holes, from what the photos show."""
+    shown = [np.where(each.unseen_mask, 0, z) for each, z in zip(filled, depths, strict=True)]
+    return find_planes([layer.view for layer in layers], shown, [layer.hole for layer in layers])
+
+
+def _inpainted(layer: ViewLayers, filled: Filled, z: np.ndarray, planes: np.ndarray | None, inpainter: Any) -> np.ndarray:
+    """The photo with what is left of the hole inpainted."""
+    unseen, photo = filled.unseen_mask, layer.view.photo
+    if not unseen.any():
+        return filled.image
+
+    def fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        return inpainter.inpaint([image], [hole], [photo])[0]
+
+    if planes is None or not len(planes):
+        return fill(filled.image, unseen)
+    return fill_by_surface(fill, filled.image, unseen, surface_labels(layer.view, z, layer.hole, planes))
+
+
+def depths_of(workspace: Workspace, config: ExportConfig) -> Callable[[Workspace, str], Path]:
+    """Where the depths lie that an export uses: without the object where a field of what stays was fitted."""
+    fitted = config.background_steps != 0 and (workspace.root / BACKGROUND / "depths").is_dir()
+    return background_path if fitted else layers_path
+
+
+def load_layers(
+    workspace: Workspace, view: View, config: ExportConfig, depth_path: Callable[[Workspace, str], Path] = layers_path
+) -> ViewLayers:
     """A view's photo, hole and rendered depth; its background depth is not known yet."""
     image = view.read_image()
-    hole = dilate_mask(load_object_mask(_mask_path(workspace, view), image.shape[:2]), config.dilation)
-    z_visible = load_depth(layers_path(workspace, view.photo))
+    hole = _hole(workspace, view, image.shape[:2], config)
+    z_visible = load_depth(depth_path(workspace, view.photo))
     return ViewLayers(view, image, hole, z_visible, np.zeros_like(z_visible))
+
+
+def _hole(workspace: Workspace, view: View, shape: tuple[int, int], config: ExportConfig) -> npt.NDArray[np.bool_]:
+    return dilate_mask(load_object_mask(_mask_path(workspace, view), shape), config.dilation)
 
 
 def _mask_path(workspace: Workspace, view: View) -> Path:

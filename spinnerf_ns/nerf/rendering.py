@@ -116,6 +116,16 @@ def render_mask_and_depth(
     return object_mask, _resized_depth(rendered["z"], shape) / np.float32(world_scale)
 
 
+def render_depth(
+    model: SpinnerfModel, camera: Cameras, world_scale: float, downscale: int = 1
+) -> npt.NDArray[np.float32]:
+    """(H, W) planar depth in world units, 0 = unknown; arguments as of `render_mask_and_depth`."""
+    shape = (int(camera.height), int(camera.width))
+    if downscale > 1:
+        camera = scaled(camera, downscale)
+    return _resized_depth(render_pixels(model, camera, ("z",))["z"], shape) / np.float32(world_scale)
+
+
 def scaled(camera: Cameras, downscale: int) -> Cameras:
     """A copy of the camera with 1 / downscale of the resolution."""
     camera = Cameras(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -17,6 +18,9 @@ class PhotoInpainter:
     """An inpainter whose subclass fills one photo at a time, in `fill`."""
 
     name = ""
+
+    by_surface: ClassVar[bool] = False
+    """Whether it draws whatever lies around a hole into it, and so is better shown one surface at a time."""
 
     def prepare(self) -> None:
         """Gets ready (finds weights, loads a network), so that what is missing is said before any work. Here: nothing."""

@@ -20,6 +20,7 @@ class OpenCVInpainter(PhotoInpainter):
     """Telea's fast marching or Bertalmio's Navier-Stokes transport, both from OpenCV, on a crop around the hole."""
 
     name: ClassVar[str] = "opencv"
+    by_surface: ClassVar[bool] = True
 
     method: Literal["telea", "ns"] = "telea"
     """telea: weighted means from the rim inwards (Telea 2004). ns: isophotes carried on (Bertalmio et al. 2001)."""

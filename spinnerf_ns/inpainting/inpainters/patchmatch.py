@@ -46,6 +46,7 @@ class PatchMatchInpainter(PhotoInpainter):
     """Composes the hole of patches of the same photo, coarse to fine; deterministic by its seed."""
 
     name: ClassVar[str] = "patchmatch"
+    by_surface: ClassVar[bool] = True
 
     patch: int = 7
     """Side of a patch in pixels, odd."""

@@ -1,0 +1,190 @@
+"""A field of what stays: fitted to the photos outside the removed region alone.
+
+The segmentation field knows the object, and around its silhouette every rendered depth is a mixture of it and of what stands
+behind. A field that never saw the object has no such halo: where one photo's hole is another photo's wall, it learns the
+wall. The export takes its depth to carry colours from photo to photo, and the inpainting stage starts from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from nerfstudio.cameras.rays import RaySamples
+from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.field_components.field_heads import FieldHeadNames
+from rich.progress import track
+from torch import Tensor, nn
+
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.nerf.base_model import SpinnerfModel, SpinnerfModelConfig
+from spinnerf_ns.nerf.datamanager import SpinnerfDataManager
+from spinnerf_ns.nerf.optimizers import FastAdamOptimizerConfig
+from spinnerf_ns.scene.visual_hull import VisualHull
+
+MOST_STEPS = 3000
+"""Steps beyond which the field shows no more of the background."""
+RATE, LAST_RATE = 1e-2, 1e-3
+"""Learning rate at the first and the last step, as in the other stages; it falls exponentially."""
+PARTS = ("field", "proposal_networks")
+"""What is kept of the model."""
+
+
+class BackgroundModel(SpinnerfModel):
+    """Nerfacto that renders nothing inside a visual hull: no photo trains what is in there, so whatever it holds is fog."""
+
+    hull: Tensor | None = None
+    """(X, Y, Z) bool cells."""
+
+    def populate_modules(self) -> None:
+        """Builds nerfacto."""
+        super().populate_modules()
+        self.accelerate()
+
+    def empty_hull(self, hull: VisualHull, transform: Tensor, scale: float) -> None:
+        """Takes everything inside the hull out of the density, from now on.
+
+        Args:
+            hull: in the world frame.
+            transform: (3, 4) from the world to the training frame, before `scale`.
+            scale: training frame's units per world unit.
+        """
+        self.hull = torch.from_numpy(hull.inside).to(self.device)
+        rotation, shift = transform[:, :3].double(), transform[:, 3].double()
+        # (x_training / scale - shift) @ rotation is the world point; (world - origin) / cell its cell.
+        self._to_cells = (rotation / (scale * hull.cell)).float().to(self.device)
+        origin = torch.from_numpy(hull.origin) + shift @ rotation
+        self._cells_start = (origin / hull.cell).float().to(self.device)
+        self.density_fns = [self._emptied(density_fn) for density_fn in self.density_fns]
+
+    def outside_hull(self, positions: Tensor) -> Tensor:
+        """(..., 3) positions in the training frame -> (..., 1), 0 inside the hull, 1 elsewhere."""
+        assert self.hull is not None
+        cells = torch.floor(positions.detach() @ self._to_cells - self._cells_start).long()
+        size = torch.tensor(self.hull.shape, device=cells.device)
+        known = ((cells >= 0) & (cells < size)).all(dim=-1)
+        x, y, z = cells.clamp(min=0).minimum(size - 1).unbind(-1)
+        return (~(self.hull[x, y, z] & known)).to(positions.dtype)[..., None]
+
+    def _emptied(self, density_fn: Any) -> Any:
+        return lambda positions, *args, **kwargs: density_fn(positions, *args, **kwargs) * self.outside_hull(positions)
+
+    def _query_field(self, ray_samples: RaySamples) -> tuple[dict, Tensor, Tensor]:
+        outputs, positions, geometry = super()._query_field(ray_samples)
+        if self.hull is not None:
+            kept = self.outside_hull(ray_samples.frustums.get_positions())
+            outputs[FieldHeadNames.DENSITY] = outputs[FieldHeadNames.DENSITY] * kept
+        return outputs, positions, geometry
+
+
+def fit_background(like: SpinnerfModel, manager: SpinnerfDataManager, holes: Tensor, steps: int) -> BackgroundModel:
+    """Fits a field to the training photos outside the holes.
+
+    Args:
+        like: a model of the same scene, whose grid, samples and losses are taken; it is left as it is.
+        manager: the data manager, whose photos and sparse points are used; it is left as it was found.
+        holes: (P,) bool over the pixels of the manager's pool: what is not looked at.
+        steps: training steps.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        SpinnerfError: the holes leave no pixel.
+    """
+    settings = {f.name: getattr(like.config, f.name) for f in fields(SpinnerfModelConfig) if f.name != "_target"}
+    model: BackgroundModel = SpinnerfModelConfig(_target=BackgroundModel, **settings).setup(
+        scene_box=like.scene_box, num_train_data=like.num_train_data, metadata=like.kwargs.get("metadata")
+    )
+    model.to(like.device).train()
+    nothing = TrainingCallbackAttributes(optimizers=None, grad_scaler=None, pipeline=None, trainer=None)  # type: ignore[arg-type]
+    callbacks = model.get_training_callbacks(nothing)
+    parameters = [parameter for part in PARTS for parameter in getattr(model, part).parameters()]
+    optimizer = FastAdamOptimizerConfig(lr=RATE, eps=1e-15).setup(parameters)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, (LAST_RATE / RATE) ** (1 / max(steps, 1)))
+    with _outside(manager, holes):
+        for step in track(range(steps), "Fitting what stays"):
+            for callback in callbacks:
+                callback.run_callback_at_location(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+            rays, batch = manager.next_train(step)
+            outputs = model(rays)
+            losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
+            optimizer.zero_grad()
+            sum(losses.values()).backward()
+            optimizer.step()
+            schedule.step()
+            for callback in callbacks:
+                callback.run_callback_at_location(step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
+    return model.eval()
+
+
+class _outside:  # noqa: N801 - used as a context
+    """Within this context the data manager draws no ray into the holes."""
+
+    def __init__(self, manager: SpinnerfDataManager, holes: Tensor) -> None:
+        self.manager, self.holes = manager, holes
+
+    def __enter__(self) -> None:
+        manager, holes = self.manager, self.holes
+        self.before = (manager.train_pool, manager.sparse_pixels, manager.sparse_disparity, manager.layout)
+        pool = manager.train_pool
+        usable = ~holes if pool.usable is None else pool.usable & ~holes
+        if not usable.any():
+            raise SpinnerfError("the object masks cover all photos: nothing is left to fit what stays to; look at masks_3d")
+        manager.train_pool = replace(pool, usable=usable)
+        seen = ~holes[manager.sparse_pixels]
+        manager.sparse_pixels, manager.sparse_disparity = manager.sparse_pixels[seen], manager.sparse_disparity[seen]
+        if not seen.any():
+            manager.layout = replace(manager.layout, sparse=0)
+
+    def __exit__(self, *error: Any) -> None:
+        manager = self.manager
+        manager.train_pool, manager.sparse_pixels, manager.sparse_disparity, manager.layout = self.before
+
+
+@dataclass
+class BackgroundField:
+    """A fitted field as it lies on disk."""
+
+    state: dict[str, Tensor]
+    """Parameters of `PARTS`, by name."""
+    transform: Tensor
+    """(3, 4) from the capture's world to the training frame."""
+    scale: float
+    """And its scale."""
+
+    @classmethod
+    def of(cls, model: nn.Module, transform: Tensor, scale: float) -> BackgroundField:
+        """What is kept of a model."""
+        state = {name: value.cpu() for name, value in model.state_dict().items() if name.split(".")[0] in PARTS}
+        return cls(state, transform.cpu(), float(scale))
+
+    def save(self, path: Path) -> None:
+        """Writes it."""
+        torch.save(vars(self), path)
+
+    @classmethod
+    def load(cls, path: Path) -> BackgroundField:
+        """Reads it."""
+        return cls(**torch.load(path, map_location="cpu", weights_only=True))
+
+    def start(self, model: nn.Module, transform: Tensor, scale: float) -> str | None:
+        """Puts its parameters into a model.
+
+        Returns:
+            None, or why they do not fit (the model is then left as it was): another frame, or grids of another size.
+        """
+        if float((self.transform - transform.cpu()).abs().max()) > 1e-4 or abs(self.scale / scale - 1) > 1e-4:
+            return "it was fitted in another training frame"
+        own = {name: value for name, value in model.state_dict().items() if name.split(".")[0] in PARTS}
+        other = sorted(name for name in own.keys() | self.state.keys() if _shape(own, name) != _shape(self.state, name))
+        if other:
+            return f"its grids are of another size ({other[0]}{', …' if len(other) > 1 else ''})"
+        model.load_state_dict(self.state, strict=False)
+        return None
+
+
+def _shape(state: dict[str, Tensor], name: str) -> Any:
+    return state[name].shape if name in state else None

@@ -18,8 +18,17 @@ from rich.progress import track
 
 from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, atomic_path
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.inpainting.export import BACKGROUND, ExportConfig, RenderDepth, background_stage, export_removed, render_stage
-from spinnerf_ns.nerf.background_field import MOST_STEPS, BackgroundField, fit_background
+from spinnerf_ns.inpainting.export import (
+    BACKGROUND,
+    ExportConfig,
+    RenderDepth,
+    background_stage,
+    export_removed,
+    object_points,
+    render_stage,
+    views_with_object,
+)
+from spinnerf_ns.nerf.background_field import BackgroundField, background_steps, fit_background
 from spinnerf_ns.nerf.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig, resize_nearest
 from spinnerf_ns.nerf.inpaint_data import SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel, SpinnerfInpaintModelConfig
@@ -27,6 +36,7 @@ from spinnerf_ns.nerf.memory import keep_freed_memory
 from spinnerf_ns.nerf.rendering import render_depth, render_mask_and_depth, render_object_mask
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
 from spinnerf_ns.scene.capture import View
+from spinnerf_ns.scene.visual_hull import visual_hull
 
 RUN_RECORD = "spinnerf_run.json"
 """In a run's folder: what the run used that its config.yml does not say."""
@@ -180,16 +190,10 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
             return render_mask_and_depth(self.model, capture.cameras([view]), capture.world_scale, config.downscale)
 
         render_stage(capture, workspace, render, config, [checkpoint], parameters)
-        steps = config.background_steps
-        if steps is None:
-            steps = min(self._steps_of(checkpoint), MOST_STEPS)
+        steps = background_steps(config.background_steps, int(checkpoint.stem.removeprefix("step-")) + 1)
         if steps > 0:
             background_stage(capture, workspace, partial(self._fit_background, config, steps), config, [], {"steps": steps})
         return export_removed(capture, workspace, config)
-
-    @staticmethod
-    def _steps_of(checkpoint: Path) -> int:
-        return int(checkpoint.stem.removeprefix("step-")) + 1
 
     def _fit_background(self, config: ExportConfig, steps: int, holes: dict[str, Any], path: Path) -> RenderDepth:
         """Fits a field to what lies outside the holes, writes it, and returns what renders its depth."""
@@ -200,7 +204,11 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
             for name, height, width in zip(manager.train_dataset.image_filenames, pool.heights, pool.widths, strict=True)
         ]
         model = fit_background(self.model, manager, torch.from_numpy(np.concatenate(flat)), steps)
-        BackgroundField.of(model, outputs.dataparser_transform, outputs.dataparser_scale).save(path)
+        frame = (outputs.dataparser_transform, outputs.dataparser_scale)
+        BackgroundField.of(model, *frame).save(path)
+        views = views_with_object(capture, manager.workspace)
+        surface = object_points(manager.workspace, views)
+        model.empty_hull(visual_hull(views, [holes[view.photo] for view in views], surface), *frame)
 
         def render(view: View) -> Any:
             return render_depth(model, capture.cameras([view]), capture.world_scale, config.downscale)

@@ -57,8 +57,9 @@ def run_demo(demo: Demo) -> dict[str, Any]:
     from nerfstudio.utils.rich_utils import CONSOLE
 
     from spinnerf_ns.cli.segment import Segment
-    from spinnerf_ns.evaluation.baselines import masked_nerf, stock_models_without_download
+    from spinnerf_ns.evaluation.baselines import from_scratch, masked_nerf, stock_models_without_download
     from spinnerf_ns.evaluation.twin import TwinConfig, write_twin
+    from spinnerf_ns.nerf.background_field import background_steps
     from spinnerf_ns.runs import method_config, train
     from spinnerf_ns.scene.workspace import Workspace
 
@@ -87,6 +88,7 @@ def run_demo(demo: Demo) -> dict[str, Any]:
 
         config.pipeline.export.inpainter = demo.inpainter
         removed = export_run(seg.config_path, config.pipeline.export)
+        field_steps = background_steps(config.pipeline.export.background_steps, config.max_num_iterations)
     with timed(seconds, "train_inpaint"):
         CONSOLE.rule("5/6 the field without the vase")
         config = method_config("spinnerf-inpaint-lite")
@@ -94,8 +96,9 @@ def run_demo(demo: Demo) -> dict[str, Any]:
         ours = train(config, removed, runs, "demo")
     with timed(seconds, "train_masked_nerf"):
         CONSOLE.rule("6/6 masked NeRF, for comparison")
+        like = from_scratch(config, field_steps)
         with stock_models_without_download():
-            baseline = train(masked_nerf(config), removed / "transforms_masked.json", runs, "demo-masked-nerf")
+            baseline = train(masked_nerf(like), removed / "transforms_masked.json", runs, "demo-masked-nerf")
     with timed(seconds, "evaluate"):
         from spinnerf_ns.evaluation.twin_report import evaluate_twin
 

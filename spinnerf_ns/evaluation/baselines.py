@@ -23,6 +23,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 
+from spinnerf_ns.nerf.background_field import LAST_RATE, RATE
 from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY, CachedLpips
 from spinnerf_ns.nerf.inpaint_data import SpinnerfInpaintDataManager, SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.runs import apply, method_config
@@ -169,6 +170,20 @@ def with_steps(config: TrainerConfig, steps: int) -> TrainerConfig:
         data.patch_start_step = round(data.patch_start_step * factor)
     if hasattr(config.pipeline, "mask_round_steps"):
         config.pipeline.mask_round_steps = tuple(round(step * factor) for step in config.pipeline.mask_round_steps)
+    return config
+
+
+def from_scratch(ours: TrainerConfig, before: int) -> TrainerConfig:
+    """What a method is given that does not start from the export's field of what stays.
+
+    Args:
+        ours: the configuration of ours; it is left as it is.
+        before: steps of that field: ours has had them, so the others get them too, at that field's learning rates.
+    """
+    config = with_steps(deepcopy(ours), ours.max_num_iterations + before)
+    config.pipeline.start_from_background = False
+    for group in config.optimizers.values():
+        group["optimizer"].lr, group["scheduler"].lr_final = RATE, LAST_RATE
     return config
 
 

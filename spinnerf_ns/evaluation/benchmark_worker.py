@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from nerfstudio.engine.trainer import TrainerConfig
 
 from spinnerf_ns.conventions import atomic_path, load_object_mask, write_png
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.evaluation.baselines import METHODS, load_pipeline, stock_models_without_download, with_steps
+from spinnerf_ns.evaluation.baselines import METHODS, from_scratch, load_pipeline, stock_models_without_download, with_steps
 from spinnerf_ns.evaluation.benchmark import (
     BenchmarkConfig,
     Paths,
@@ -37,6 +38,7 @@ from spinnerf_ns.evaluation.measure import (
     render_views,
 )
 from spinnerf_ns.inpainting.export import ExportConfig, export_removed, layers_path
+from spinnerf_ns.nerf.background_field import background_steps
 from spinnerf_ns.runs import Run, apply, method_config, train
 from spinnerf_ns.scene.labels import LABEL_FOLDERS
 from spinnerf_ns.scene.workspace import Workspace
@@ -123,7 +125,7 @@ class Seed:
 
     def shared_run(self) -> Run:
         """The segmentation run."""
-        config = method_config("spinnerf-seg-lite" if self.config.lite else "spinnerf-seg")
+        config = self._seg_config()
         settings = {
             "pipeline.export_on_completion": False,
             "pipeline.datamanager.workspace": self.workspace("shared").root,
@@ -131,9 +133,11 @@ class Seed:
             "machine.seed": self.seed,
         }
         apply(config, settings)
-        if self.config.seg_steps:
-            with_steps(config, self.config.seg_steps)
         return train(config, self.scene.root, self.paths.shared / "runs", "shared", {"key": self.shared_key})
+
+    def _seg_config(self) -> TrainerConfig:
+        config = method_config("spinnerf-seg-lite" if self.config.lite else "spinnerf-seg")
+        return with_steps(config, self.config.seg_steps) if self.config.seg_steps else config
 
     def export(self, run: Run) -> float:
         """Both exports; seconds of the one that ours uses."""
@@ -203,7 +207,8 @@ class Seed:
             with_steps(ours, self.config.steps)
         ours.pipeline.model.perceptual_loss = self.config.perceptual_loss
         ours.pipeline.model.perceptual_weights = self.config.perceptual_weights
-        config = spec.make(ours)
+        before = background_steps(self._export_config().background_steps, self._seg_config().max_num_iterations)
+        config = ours if method == "ours" else spec.make(from_scratch(ours, before))
         data = self.workspace(spec.export).removed / spec.file
         if spec.file == "transforms.json":
             data = data.parent

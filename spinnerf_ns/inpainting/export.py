@@ -26,8 +26,9 @@ from spinnerf_ns.inpainting.background import background_depths
 from spinnerf_ns.inpainting.inpainters import INPAINTERS
 from spinnerf_ns.inpainting.inpainters.choice import choose_inpainter
 from spinnerf_ns.inpainting.reference import choose_reference, read_mended, reference_candidates, with_mended
-from spinnerf_ns.inpainting.surfaces import fill_by_surface, find_planes, surface_labels
+from spinnerf_ns.inpainting.surfaces import fill_by_surface, find_planes, snapped, surface_labels
 from spinnerf_ns.inpainting.visibility import Filled, ViewLayers, fill_from_views
+from spinnerf_ns.scene.cameras import unproject
 from spinnerf_ns.scene.capture import Capture, View
 from spinnerf_ns.scene.dataset_writer import RemovedView, RemovedWriter
 from spinnerf_ns.scene.workspace import REFERENCE, Workspace
@@ -70,7 +71,8 @@ class ExportConfig:
     """Training steps of a field of what stays, which gives the depth without the object; by default as many as the
     segmentation was trained, at most 3000. 0: the segmentation field's depth is carried in from around the object."""
     by_surface: bool = True
-    """Whether what no photo shows is continued only from the surface that it lies on (opencv and patchmatch)."""
+    """Whether planes around the holes are looked for: depth near one is moved onto it, and what no photo shows is continued
+    only from the surface that it lies on (opencv and patchmatch)."""
     fill_from_views: bool = True
     """Whether masked pixels whose background other photos show are filled from there before anything is inpainted."""
     depth_tolerance: float = 0.01
@@ -155,6 +157,18 @@ def background_stage(
             stage.record(view.photo)
 
 
+def object_points(workspace: Workspace, views: Sequence[View]) -> npt.NDArray[np.float64]:
+    """(P, 3) points of the object's surface in the world frame, from `masks_3d/` and `layers/`; one pixel in sixteen."""
+    points = [np.zeros((0, 3))]
+    for view in views:
+        z = load_depth(layers_path(workspace, view.photo))
+        shown = load_object_mask(_mask_path(workspace, view), z.shape) & (z > 0)
+        rows, columns = np.nonzero(shown[::4, ::4])
+        rows, columns = 4 * rows, 4 * columns
+        points.append(unproject(view, np.stack([columns + 0.5, rows + 0.5], axis=1), z[rows, columns].astype(np.float64)))
+    return np.concatenate(points)
+
+
 def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig) -> Path:
     """Writes `removed/`, the object-free capture, from `masks_3d/` and the depths in `background/`, or else `layers/`.
 
@@ -199,21 +213,20 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
         writer = RemovedWriter(capture, stage.folder(workspace.removed), workspace.object_free)
         unfinished = [index for index, view in enumerate(views) if not stage.done(view.photo)]
         if unfinished:
+            planes = _planes(layers) if config.by_surface and depth_path is background_path else None
+            if planes is not None:
+                layers = [replace(x, z_visible=_labelled(x, x.z_visible, planes)[0]) for x in layers]
             filled = _fill(layers, config, depth_path is background_path)
             reference = choose_reference(views, candidates, [each.unseen_mask for each in filled])
             mended = _mended(config, views, reference)
-            depths = [
-                _completed(layer, each.z, disparity_inpainter)
-                for layer, each in track(list(zip(layers, filled, strict=True)), "Completing depth")
-            ]
-            planes = _planes(layers, filled, depths) if config.by_surface and getattr(inpainter, "by_surface", False) else None
             for index in track(unfinished, "Inpainting"):
                 layer, unseen = layers[index], filled[index].unseen_mask
+                z, labels = _labelled(layer, _completed(layer, filled[index].z, disparity_inpainter), planes)
                 if index == reference and mended is not None:
                     image = with_mended(filled[index].image, unseen, mended)
                 else:
-                    image = _inpainted(layer, filled[index], depths[index], planes, inpainter)
-                writer.write(RemovedView(layer.view.photo, image, layer.hole, unseen, depths[index]))
+                    image = _inpainted(layer, filled[index], labels, inpainter)
+                writer.write(RemovedView(layer.view.photo, image, layer.hole, unseen, z))
                 areas = {"hole": int(layer.hole.sum()), "unseen": int(unseen.sum())}
                 stage.record(layer.view.photo, **areas, **({REFERENCE: True} if index == reference else {}))
         writer.finish()
@@ -274,13 +287,21 @@ def _completed(layer: ViewLayers, z: np.ndarray, disparity_inpainter: Any) -> np
     return disparity_to_z(disparity).astype(np.float32)
 
 
-def _planes(layers: list[ViewLayers], filled: list[Filled], depths: list[np.ndarray]) -> np.ndarray:
+def _planes(layers: list[ViewLayers]) -> np.ndarray:
     """The planes around the holes, from what the photos show."""
-    shown = [np.where(each.unseen_mask, 0, z) for each, z in zip(filled, depths, strict=True)]
-    return find_planes([layer.view for layer in layers], shown, [layer.hole for layer in layers])
+    around = [np.where(layer.hole, 0, layer.z_visible) for layer in layers]
+    return find_planes([layer.view for layer in layers], around, [layer.hole for layer in layers])
 
 
-def _inpainted(layer: ViewLayers, filled: Filled, z: np.ndarray, planes: np.ndarray | None, inpainter: Any) -> np.ndarray:
+def _labelled(layer: ViewLayers, z: np.ndarray, planes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Depth moved onto the planes, and which plane each pixel shows."""
+    if planes is None:
+        return z, None
+    labels = surface_labels(layer.view, z, layer.hole, planes)
+    return snapped(layer.view, z, layer.hole, planes, labels), labels
+
+
+def _inpainted(layer: ViewLayers, filled: Filled, labels: np.ndarray | None, inpainter: Any) -> np.ndarray:
     """The photo with what is left of the hole inpainted."""
     unseen, photo = filled.unseen_mask, layer.view.photo
     if not unseen.any():
@@ -289,9 +310,9 @@ def _inpainted(layer: ViewLayers, filled: Filled, z: np.ndarray, planes: np.ndar
     def fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         return inpainter.inpaint([image], [hole], [photo])[0]
 
-    if planes is None or not len(planes):
+    if labels is None or not getattr(inpainter, "by_surface", False):
         return fill(filled.image, unseen)
-    return fill_by_surface(fill, filled.image, unseen, surface_labels(layer.view, z, layer.hole, planes))
+    return fill_by_surface(fill, filled.image, unseen, labels)
 
 
 def depths_of(workspace: Workspace, config: ExportConfig) -> Callable[[Workspace, str], Path]:

@@ -31,6 +31,8 @@ DRAWS = 300
 """Planes tried for each one that is taken."""
 SMOOTHING_PER_1000 = 25.0
 """Side of the window in which the most frequent surface wins, in pixels of a 1000-pixel-wide photo."""
+SNAP, SNAP_IN_HOLE = 0.03, 0.08
+"""Relative differences of depth up to which a pixel that is taken to show a plane is moved onto it."""
 LEAST_DONORS = 24
 """A surface that shows fewer pixels than this around the hole has nothing to give."""
 REST = 0
@@ -149,6 +151,35 @@ def surface_labels(view: View, z: npt.NDArray[np.float32], hole: BoolMask, plane
     found = np.argmax(votes, axis=0)
     labels[window] = np.where(hole[window] & (found == REST), nearest[window], found)
     return labels
+
+
+def snapped(
+    view: View, z: npt.NDArray[np.float32], hole: BoolMask, planes: Points, labels: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.float32]:
+    """Depth moved onto the planes: many photos together know a plane better than one photo's rendered depth shows it.
+
+    Args:
+        view, z, hole, planes: as of `surface_labels`.
+        labels: what it returned.
+
+    Returns:
+        (H, W) float32: `z` where there is no plane, or where it is too far from it to be it.
+    """
+    result = z.copy()
+    rows, columns = np.nonzero((labels != REST) & (z > 0))
+    if not rows.size:
+        return result
+    one = np.ones((len(rows), 1), np.float32)
+    center = view.c2w[:, 3].astype(np.float64)
+    ray = unproject(view, np.stack([columns + 0.5, rows + 0.5], axis=1), one[:, 0].astype(np.float64)) - center
+    plane = planes[labels[rows, columns] - 1]
+    across = (plane[:, :3] * ray).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        on_plane = -(plane[:, :3] @ center + plane[:, 3]) / across
+        off = np.abs(on_plane / z[rows, columns] - 1)
+    near = off < np.where(hole[rows, columns], SNAP_IN_HOLE, SNAP)
+    result[rows[near], columns[near]] = on_plane[near]
+    return result
 
 
 def fill_by_surface(

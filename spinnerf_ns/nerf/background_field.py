@@ -28,8 +28,15 @@ MOST_STEPS = 3000
 """Steps beyond which the field shows no more of the background."""
 RATE, LAST_RATE = 1e-2, 1e-3
 """Learning rate at the first and the last step, as in the other stages; it falls exponentially."""
+SEED = 0
+"""Of the field's first values and of its rays."""
 PARTS = ("field", "proposal_networks")
 """What is kept of the model."""
+
+
+def background_steps(configured: int | None, segmentation_steps: int) -> int:
+    """Training steps of the field: what is configured, or else as many as the segmentation was trained, up to `MOST_STEPS`."""
+    return min(segmentation_steps, MOST_STEPS) if configured is None else configured
 
 
 class BackgroundModel(SpinnerfModel):
@@ -79,6 +86,7 @@ class BackgroundModel(SpinnerfModel):
         return outputs, positions, geometry
 
 
+@torch.random.fork_rng()
 def fit_background(like: SpinnerfModel, manager: SpinnerfDataManager, holes: Tensor, steps: int) -> BackgroundModel:
     """Fits a field to the training photos outside the holes.
 
@@ -94,6 +102,7 @@ def fit_background(like: SpinnerfModel, manager: SpinnerfDataManager, holes: Ten
     Raises:
         SpinnerfError: the holes leave no pixel.
     """
+    torch.manual_seed(SEED)  # the same export whatever ran before it
     settings = {f.name: getattr(like.config, f.name) for f in fields(SpinnerfModelConfig) if f.name != "_target"}
     model: BackgroundModel = SpinnerfModelConfig(_target=BackgroundModel, **settings).setup(
         scene_box=like.scene_box, num_train_data=like.num_train_data, metadata=like.kwargs.get("metadata")

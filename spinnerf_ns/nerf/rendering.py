@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Sequence
 
 import cv2
@@ -53,7 +54,8 @@ def render_pixels(
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     try:
         chunk = rays_per_chunk(model)
-        with model.rendering_only(names):
+        # A stock model renders everything it can.
+        with model.rendering_only(names) if isinstance(model, SpinnerfModel) else nullcontext():
             for start in range(0, len(bundle), chunk):
                 rays = bundle[start : start + chunk]
                 outputs = model(rays)

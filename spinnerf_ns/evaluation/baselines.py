@@ -189,11 +189,12 @@ def from_scratch(ours: TrainerConfig, before: int) -> TrainerConfig:
 
 @contextmanager
 def stock_models_without_download() -> Iterator[None]:
-    """Within this context stock nerfacto is built without its LPIPS download and with the fast hash grid.
+    """Within this context stock nerfacto is built without its LPIPS download and with ours' fast grid and networks.
 
-    The grid is numerically equal to the stock torch path (see nerf/hash_grid.py), so only the time changes.
+    They are numerically equal to the stock torch path (see nerf/hash_grid.py and nerf/tiny_mlp.py), so only the time changes.
     """
-    from spinnerf_ns.nerf.hash_grid import accelerate
+    from spinnerf_ns.nerf import fast_field, tiny_mlp
+    from spinnerf_ns.nerf.hash_grid import FastHashEncoding, accelerate
 
     original = NerfactoModel.populate_modules
 
@@ -201,6 +202,11 @@ def stock_models_without_download() -> Iterator[None]:
         with mock.patch("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", CachedLpips):
             original(self)
         accelerate(self, verbose=False)
+        tiny_mlp.accelerate(self)
+        fast_field.accelerate(self)
+        for module in self.modules():
+            if isinstance(module, FastHashEncoding):  # no loss differentiates by position, as in ours
+                module.position_gradients = self.config.predict_normals or self.config.camera_optimizer.mode != "off"
 
     with mock.patch.object(NerfactoModel, "populate_modules", populate):
         yield

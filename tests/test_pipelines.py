@@ -104,6 +104,50 @@ def test_exported_depth_reads_back_through_nerfstudio(scene, seg_run):
         np.testing.assert_allclose(dataset[index]["depth_image"][..., 0].numpy(), expected, rtol=1e-4)
 
 
+def test_export_fits_a_field_of_what_stays_and_leaves_the_data_manager_as_it_was(scene, seg_run):
+    """The holes are not looked at; the same export gives the same field, bit by bit."""
+    from spinnerf_ns.evaluation.baselines import load_pipeline
+    from spinnerf_ns.nerf.background_field import BackgroundField, fit_background
+
+    workspace = Workspace.open(scene.root)
+    kept = BackgroundField.load(workspace.root / "background" / "field.pt")
+    assert {path.stem for path in (workspace.root / "background" / "depths").iterdir()} == {
+        Path(photo).stem for photo in scene.train_photos
+    }
+    pipeline = load_pipeline(seg_run)
+    manager = pipeline.datamanager
+    before = (manager.train_pool, manager.sparse_pixels, manager.layout)
+    files = [workspace.removed / "object_masks" / path.name for path in manager.train_dataset.image_filenames]
+    holes = torch.from_numpy(np.concatenate([load_object_mask(file).reshape(-1) for file in files]))
+    drawn, plain = [], manager.rays
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manager, "rays", lambda pool, flat, *rest: drawn.append(flat) or plain(pool, flat, *rest))
+        model = fit_background(pipeline.model, manager, holes, STEPS)
+    assert not holes[torch.cat(drawn)].any()
+    assert before == (manager.train_pool, manager.sparse_pixels, manager.layout)
+    assert not model.training
+    state = model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in kept.state.items())
+
+
+def test_inpainting_starts_from_that_field_unless_told_not_to(scene, seg_run, tmp_path, capsys):
+    from spinnerf_ns.nerf.background_field import BackgroundField
+    from spinnerf_ns.runs import train
+
+    kept = BackgroundField.load(Workspace.open(scene.root).root / "background" / "field.pt")
+    name = "field.mlp_head.layers.0.weight"
+    for start in (True, False):
+        config = small_config("spinnerf-inpaint-lite", **{"pipeline.start_from_background": start})
+        config.max_num_iterations = 1
+        for group in config.optimizers.values():
+            group["optimizer"].lr = group["scheduler"].lr_final = 1e-12
+        run = train(config, scene.root, tmp_path, f"start-{start}")
+        checkpoint = next((run.config_path.parent / "nerfstudio_models").glob("*.ckpt"))
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["pipeline"]
+        assert torch.allclose(state[f"_model.{name}"], kept.state[name], atol=1e-6) == start
+        assert ("Started from the export's field" in capsys.readouterr().out) == start
+
+
 def test_second_export_is_fresh_and_other_settings_want_overwrite(scene, seg_run):
     from spinnerf_ns.cli.export import export_run
 
@@ -247,7 +291,7 @@ def slow(self, *args, **kwargs):
 OpenCVInpainter.inpaint = slow
 from spinnerf_ns.cli.export import export_run
 from spinnerf_ns.inpainting.export import ExportConfig
-export_run(Path(sys.argv[1]), ExportConfig(inpainter="opencv", fill_from_views=False, overwrite=True))
+export_run(Path(sys.argv[1]), ExportConfig(inpainter="opencv", fill_from_views=False, by_surface=False, overwrite=True))
 """
 
 
@@ -282,7 +326,7 @@ def test_export_killed_midway_leaves_nothing_finished_and_resumes(scene, seg_run
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OpenCVInpainter, "inpaint", counted)
-        export_run(seg_run, ExportConfig(inpainter="opencv", fill_from_views=False, overwrite=True))
+        export_run(seg_run, ExportConfig(inpainter="opencv", fill_from_views=False, by_surface=False, overwrite=True))
     assert 0 < len(resumed) <= len(scene.train_photos) - 2  # two photos at least were done
     for view in load_capture(workspace.removed).views:
         assert read_image(view.path).shape == (48, 64, 3)

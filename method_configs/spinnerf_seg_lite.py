@@ -12,8 +12,8 @@ spinnerf_seg_lite = MethodSpecification(
         steps=800,
         model={
             "objectness_num_levels": 6,
-            "objectness_max_res": 256,
-            "objectness_log2_hashmap_size": 15,
+            "objectness_max_res": 512,
+            "objectness_log2_hashmap_size": 17,
             "objectness_samples_per_ray": 6,
         },
     ),

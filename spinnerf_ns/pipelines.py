@@ -33,7 +33,7 @@ from spinnerf_ns.nerf.datamanager import SpinnerfSegDataManager, SpinnerfSegData
 from spinnerf_ns.nerf.inpaint_data import SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel, SpinnerfInpaintModelConfig
 from spinnerf_ns.nerf.memory import keep_freed_memory
-from spinnerf_ns.nerf.rendering import render_depth, render_mask_and_depth, render_object_mask
+from spinnerf_ns.nerf.rendering import render_depth, render_mask_and_depth, render_objectness
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
 from spinnerf_ns.scene.capture import View
 from spinnerf_ns.scene.visual_hull import visual_hull
@@ -104,6 +104,27 @@ def _some(what: str, keys: list[str]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ segmentation
+SURE = 0.8
+"""Objectness above this, or below 1 minus this, overrules a tracked mask."""
+
+
+def refined(objectness: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """A photo's mask after a mask round.
+
+    Where the field is sure, it overrules the tracked mask. At the outline it is not, being blurred by its grid: there the
+    tracked mask, which followed the photo's edges, stays. Taking the field's own outline would wear the object away.
+
+    Args:
+        objectness: (H, W) rendered, in [0, 1].
+        label: (H, W) uint8, 1 object, 0 not, other values unknown.
+
+    Returns:
+        (H, W) bool.
+    """
+    tracked = np.where(label <= 1, label == 1, objectness > OBJECTNESS_THRESHOLD)
+    return np.where(np.abs(objectness - 0.5) > SURE - 0.5, objectness > OBJECTNESS_THRESHOLD, tracked)
+
+
 @dataclass
 class SpinnerfSegPipelineConfig(VanillaPipelineConfig):
     """The segmentation stage."""
@@ -157,9 +178,9 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         manager = self.datamanager
         cameras = manager.train_dataset.cameras
         for index in track(range(len(cameras)), "Refining masks", transient=True):
-            object_mask = render_object_mask(self.model, cameras[index : index + 1], self.config.mask_round_downscale)
-            if object_mask.any():
-                manager.set_object_mask(index, torch.from_numpy(object_mask))
+            objectness = render_objectness(self.model, cameras[index : index + 1], self.config.mask_round_downscale)
+            if (objectness > OBJECTNESS_THRESHOLD).any():
+                manager.set_object_mask(index, torch.from_numpy(refined(objectness, manager.object_label(index).numpy())))
 
     def _export_at_end(self, attributes: TrainingCallbackAttributes, step: int) -> None:
         trainer = attributes.trainer

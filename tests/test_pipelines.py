@@ -228,18 +228,29 @@ def test_warm_start_refuses_another_frame(scene, seg_run, tmp_path):
         check_same_frame(seg_run, transform + 0.01, content["scale"])
 
 
+def test_a_mask_round_overrules_where_the_field_is_sure_and_leaves_the_outline():
+    from spinnerf_ns.pipelines import refined
+
+    objectness = np.array([[0.95, 0.95, 0.05, 0.05, 0.6, 0.4, 0.6, 0.4]], np.float32)
+    label = np.array([[1, 0, 1, 0, 0, 1, 255, 255]], np.uint8)
+    assert refined(objectness, label).tolist() == [[True, True, False, False, False, True, True, False]]
+
+
 def test_masks_of_a_round_take_the_tracked_ones_place(scene, seg_run):
     from spinnerf_ns.evaluation.baselines import load_pipeline
-    from spinnerf_ns.nerf.rendering import render_object_mask
+    from spinnerf_ns.nerf.rendering import render_objectness
+    from spinnerf_ns.pipelines import refined
 
     pipeline = load_pipeline(seg_run)
     manager = pipeline.datamanager
     before = manager.labels.clone()
     pipeline.refine_masks()
     start, end = manager.train_pool.starts[:2].tolist()
-    mask = render_object_mask(pipeline.model, manager.train_dataset.cameras[0:1], pipeline.config.mask_round_downscale)
-    if mask.any():
-        assert torch.equal(manager.labels[start:end].bool(), torch.from_numpy(mask).flatten())
+    camera, downscale = manager.train_dataset.cameras[0:1], pipeline.config.mask_round_downscale
+    objectness = render_objectness(pipeline.model, camera, downscale)
+    if (objectness > 0.5).any():
+        expected = refined(objectness, before[start:end].view(objectness.shape).numpy())
+        assert torch.equal(manager.labels[start:end].bool(), torch.from_numpy(expected).flatten())
     else:
         assert torch.equal(manager.labels[start:end], before[start:end])
 

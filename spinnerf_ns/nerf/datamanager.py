@@ -332,6 +332,11 @@ class SpinnerfSegDataManager(SpinnerfDataManager):
         """Enters a photo's labels."""
         self._labels.append(data["object_label"].reshape(-1))
 
+    def object_label(self, index: int) -> Tensor:
+        """(H, W) uint8 labels of a training photo: 1 object, 0 not, `UNKNOWN`."""
+        start, end = self.train_pool.starts[index : index + 2].tolist()
+        return self.labels[start:end].view(int(self.train_pool.heights[index]), int(self.train_pool.widths[index]))
+
     def set_object_mask(self, index: int, object_mask: Tensor) -> None:
         """Puts a refined mask in a training photo's tracked one's place.
 

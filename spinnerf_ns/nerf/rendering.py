@@ -148,11 +148,15 @@ def scaled(camera: Cameras, downscale: int) -> Cameras:
 
 def render_object_mask(model: SpinnerfSegModel, camera: Cameras, downscale: int = 1) -> BoolMask:
     """(H, W) bool: rendered objectness above the threshold, rendered at 1 / downscale and interpolated."""
+    return render_objectness(model, camera, downscale) > OBJECTNESS_THRESHOLD
+
+
+def render_objectness(model: SpinnerfSegModel, camera: Cameras, downscale: int = 1) -> npt.NDArray[np.float32]:
+    """(H, W) in [0, 1]: rendered objectness, rendered at 1 / downscale and interpolated."""
     height, width = int(camera.height), int(camera.width)
     if downscale > 1:
         camera = scaled(camera, downscale)
-    objectness = render_pixels(model, camera, ("objectness",))["objectness"]
-    return _resized(objectness, (height, width)) > OBJECTNESS_THRESHOLD
+    return _resized(render_pixels(model, camera, ("objectness",))["objectness"], (height, width))
 
 
 def _resized(values: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDArray[np.float32]:

@@ -23,6 +23,8 @@ LEAST_SHARE = 0.03
 """Smallest part of the points around the holes that makes a plane."""
 TOLERANCE = 0.01
 """Distance from a plane within which a point belongs to it, in parts of its depth: rendered depth is no better than that."""
+IN_HOLE = 5.0
+"""In the hole, where depth is completed, a plane is believed at so many times that distance."""
 MARGIN_PER_1000 = 100.0
 """How far around the hole surfaces are looked for, in pixels of a 1000-pixel-wide photo."""
 POINTS_PER_PHOTO = 1500
@@ -131,8 +133,7 @@ def surface_labels(view: View, z: npt.NDArray[np.float32], hole: BoolMask, plane
         planes: (K, 4) from `find_planes`.
 
     Returns:
-        (H, W) uint8: 1 ... K, or `REST` for what lies on none. Every pixel of the hole has the number of the plane nearest to
-        it, if there is any. Far from the hole everything is `REST`.
+        (H, W) uint8: 1 ... K, or `REST` for what lies on none. Far from the hole everything is `REST`.
     """
     labels = np.full(hole.shape, REST, np.uint8)
     if not hole.any() or not len(planes):
@@ -149,7 +150,10 @@ def surface_labels(view: View, z: npt.NDArray[np.float32], hole: BoolMask, plane
     size = scale_pixels(SMOOTHING_PER_1000, hole.shape[1]) | 1
     votes = [cv2.boxFilter((found[window] == label).astype(np.float32), -1, (size, size)) for label in range(len(planes) + 1)]
     found = np.argmax(votes, axis=0)
-    labels[window] = np.where(hole[window] & (found == REST), nearest[window], found)
+    # Completed depth is a guess: in the hole a plane may be missed by more. What is farther off lies on something else.
+    about = np.zeros(hole.shape, bool)
+    about[rows, columns] = apart.min(axis=1) < IN_HOLE * TOLERANCE
+    labels[window] = np.where((hole & about)[window] & (found == REST), nearest[window], found)
     return labels
 
 

@@ -213,7 +213,7 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         render_stage(capture, workspace, render, config, [checkpoint], parameters)
         steps = background_steps(config.background_steps, int(checkpoint.stem.removeprefix("step-")) + 1)
         if steps > 0:
-            background_stage(capture, workspace, partial(self._fit_background, config, steps), config, [], {"steps": steps})
+            background_stage(capture, workspace, partial(self._fit_background, config, steps), config, {"steps": steps})
         return export_removed(capture, workspace, config)
 
     def _fit_background(self, config: ExportConfig, steps: int, holes: dict[str, Any], path: Path) -> RenderDepth:

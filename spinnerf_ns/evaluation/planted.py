@@ -34,7 +34,7 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.planted_object import Rendering, Solid, composed, linear, render_solid, shadow_light
 from spinnerf_ns.evaluation.planted_occlusion import KnownDepth, front_by_depth, front_by_points
 from spinnerf_ns.evaluation.planted_place import LARGEST, SIZE_RANGE, Place, SeenPoints, choose_place
-from spinnerf_ns.evaluation.scenes import TruthScene, new_folder, write_ply
+from spinnerf_ns.evaluation.scenes import TruthScene, new_folder, read_scene, write_ply
 from spinnerf_ns.evaluation.twin import prompt_from_mask
 from spinnerf_ns.scene.cameras import project, unproject
 from spinnerf_ns.scene.capture import Capture, View, load_capture
@@ -121,31 +121,12 @@ def load_planted(root: Path) -> PlantedScene:
     Raises:
         SpinnerfError: there is no planted.json, or it is of another version or broken, or photos are missing.
     """
-    root = Path(root)
-    path = root / PLANTED_FILE
+
+    def own(content: dict) -> dict:
+        return {"config": PlantConfig(**content["config"]), "figures": dict(content["figures"])}
+
     again = "plant again into a new folder: ns-spinnerf plant"
-    if not path.is_file():
-        raise SpinnerfError(f"{path}: missing, expected a planted scene's description; {again}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["version"] != PLANTED_VERSION:
-            raise SpinnerfError(f"{path}: version {content['version']}, expected {PLANTED_VERSION}; {again}")
-        scene = PlantedScene(
-            root=root,
-            config=PlantConfig(**content["config"]),
-            figures=dict(content["figures"]),
-            photos=list(content["photos"]),
-            object_free=list(content["object_free"]),
-            prompt_view=content["prompt"]["view"],
-            prompt_box=tuple(content["prompt"]["box"]),
-            prompt_points=[(x, y, label) for x, y, label in content["prompt"]["points"]],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise SpinnerfError(f"{path}: no planted scene's description ({type(error).__name__}: {error}); {again}") from error
-    for photo in scene.photos:
-        if not (root / photo).is_file():
-            raise SpinnerfError(f"{root / photo}: this photo of the planted scene is missing; {again}")
-    return scene
+    return read_scene(Path(root) / PLANTED_FILE, PLANTED_VERSION, "a planted scene", again, PlantedScene, own)
 
 
 def _open(data: Path, converted: Path) -> Capture:

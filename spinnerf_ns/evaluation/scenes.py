@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +53,9 @@ class TruthScene:
         return self.root / "truth" / kind / f"{name}{suffix}"
 
 
+Scene = TypeVar("Scene", bound=TruthScene)
+
+
 def load_scene(root: Path) -> TruthScene:
     """Reads a twin or a planted scene, whichever it is.
 
@@ -68,6 +73,45 @@ def load_scene(root: Path) -> TruthScene:
         f"{root}: no {TWIN_FILE} or {PLANTED_FILE}, expected a scene with known truth; make one: "
         f"ns-spinnerf plant --data CAPTURE --output {root}"
     )
+
+
+def read_scene(
+    path: Path, version: int, what: str, again: str, build: Callable[..., Scene], own: Callable[[dict], dict[str, Any]]
+) -> Scene:
+    """Reads a scene's description.
+
+    Args:
+        path: the description, a .json file in the scene's folder.
+        version: the version that is read.
+        what: what the scene is called in messages, with its article.
+        again: how a new one is made, for messages.
+        build: the scene's class.
+        own: the description -> what the class has beyond `TruthScene`.
+
+    Raises:
+        SpinnerfError: it is missing, of another version or broken, or photos are missing.
+    """
+    if not path.is_file():
+        raise SpinnerfError(f"{path}: missing, expected {what}'s description; {again}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["version"] != version:
+            raise SpinnerfError(f"{path}: version {content['version']}, expected {version}; {again}")
+        scene = build(
+            root=path.parent,
+            photos=list(content["photos"]),
+            object_free=list(content["object_free"]),
+            prompt_view=content["prompt"]["view"],
+            prompt_box=tuple(content["prompt"]["box"]),
+            prompt_points=[(x, y, label) for x, y, label in content["prompt"]["points"]],
+            **own(content),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise SpinnerfError(f"{path}: not {what}'s description ({type(error).__name__}: {error}); {again}") from error
+    for photo in scene.photos:
+        if not (path.parent / photo).is_file():
+            raise SpinnerfError(f"{path.parent / photo}: this photo of {what.replace('a ', 'the ', 1)} is missing; {again}")
+    return scene
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from spinnerf_ns.conventions import BoolMask, Image, save_object_mask, write_png
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.evaluation.scenes import TruthScene, new_folder, write_ply
+from spinnerf_ns.evaluation.scenes import TruthScene, new_folder, read_scene, write_ply
 from spinnerf_ns.evaluation.twin_render import Pinhole, Room, render_depths, render_photos
 from spinnerf_ns.evaluation.twin_room import TARGET_CENTER, build_room
 
@@ -100,30 +100,12 @@ def load_twin(root: Path) -> TwinScene:
     Raises:
         SpinnerfError: there is no twin.json, or it is of another version or broken, or photos are missing.
     """
-    root = Path(root)
-    path = root / TWIN_FILE
+
+    def own(content: dict) -> dict:
+        return {"config": TwinConfig(**content["config"])}
+
     again = "write the twin again with write_twin into a new folder"
-    if not path.is_file():
-        raise SpinnerfError(f"{path}: missing, expected a twin's description; {again}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["version"] != TWIN_VERSION:
-            raise SpinnerfError(f"{path}: version {content['version']}, expected {TWIN_VERSION}; {again}")
-        scene = TwinScene(
-            root=root,
-            config=TwinConfig(**content["config"]),
-            photos=list(content["photos"]),
-            object_free=list(content["object_free"]),
-            prompt_view=content["prompt"]["view"],
-            prompt_box=tuple(content["prompt"]["box"]),
-            prompt_points=[(x, y, label) for x, y, label in content["prompt"]["points"]],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise SpinnerfError(f"{path}: not a twin's description ({type(error).__name__}: {error}); {again}") from error
-    for photo in scene.photos:
-        if not (root / photo).is_file():
-            raise SpinnerfError(f"{root / photo}: this photo of the twin is missing; {again}")
-    return scene
+    return read_scene(Path(root) / TWIN_FILE, TWIN_VERSION, "a twin", again, TwinScene, own)
 
 
 def build_cameras(config: TwinConfig) -> tuple[list[Pinhole], list[Pinhole]]:

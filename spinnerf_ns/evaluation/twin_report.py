@@ -33,7 +33,7 @@ def evaluate_twin(
     figures: dict[str, float] = {}
 
     seg_model = load_pipeline(seg).model
-    true_masks = {view.photo: load_object_mask(_truth(scene, view.photo, "object_masks")) for view in capture.views}
+    true_masks = {view.photo: load_object_mask(scene.truth(view.photo, "object_masks")) for view in capture.views}
     held_out = [mask_iou(render_object_mask(seg_model, capture.cameras([v])), true_masks[v.photo]) for v in test]
     figures["iou_heldout"] = float(np.mean(held_out))
     for name, folder in (("iou_tracked", "masks_2d"), ("iou_refined", "masks_3d")):
@@ -45,7 +45,7 @@ def evaluate_twin(
     renders = {}
     for name, run in (("psnr_mask", inpaint), ("psnr_mask_masked_nerf", masked_nerf)):
         renders[name] = _render(load_pipeline(run).model, capture, test)
-        truth = [read_image(_truth(scene, view.photo, "images")) / 255.0 for view in test]
+        truth = [read_image(scene.truth(view.photo, "images")) / 255.0 for view in test]
         scores = [
             psnr_mask(render, true, true_masks[view.photo])
             for render, true, view in zip(renders[name], truth, test, strict=True)
@@ -80,7 +80,7 @@ def _rows(
                     "refined mask": outlined(photo, refined),
                     "never seen": outlined(photo, load_object_mask(workspace.removed / "unseen_masks" / f"{view.photo}.png")),
                     "clean photo": read_image(workspace.removed / "images" / f"{view.photo}.png"),
-                    "truth": read_image(_truth(scene, view.photo, "images")),
+                    "truth": read_image(scene.truth(view.photo, "images")),
                 },
                 {
                     "iou tracked": mask_iou(tracked, true_masks[view.photo]),
@@ -89,14 +89,14 @@ def _rows(
             )
         )
     for index, view in enumerate(test):
-        truth = read_image(_truth(scene, view.photo, "images"))
+        truth = read_image(scene.truth(view.photo, "images"))
         ours, masked = renders["psnr_mask"][index], renders["psnr_mask_masked_nerf"][index]
         mask = true_masks[view.photo]
         rows.append(
             ReportRow(
                 f"held-out view {view.photo}",
                 {
-                    "before": read_image(_truth(scene, view.photo, "images_with_object")),
+                    "before": read_image(scene.truth(view.photo, "images_with_object")),
                     "after": (ours * 255).round().astype(np.uint8),
                     "masked NeRF": (masked * 255).round().astype(np.uint8),
                     "truth": truth,
@@ -126,8 +126,3 @@ def mask_iou(found: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_]) -> float
 def psnr_mask(render: npt.NDArray, truth: npt.NDArray, region: npt.NDArray[np.bool_]) -> float:
     """PSNR in dB over a region of (H, W, 3) pictures in [0, 1]."""
     return psnr_from_mse(float(np.mean((render[region] - truth[region]) ** 2)))
-
-
-def _truth(scene: TwinScene, photo: str, kind: str) -> Path:
-    name = next(name for name in scene.photos if Path(name).stem == photo)
-    return Path(scene.truth(name, kind))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from spinnerf_ns.conventions import dilate_mask
 from spinnerf_ns.inpainting.visibility import ViewLayers
-from spinnerf_ns.scene.cameras import project, unproject
+from spinnerf_ns.scene.cameras import project, unproject_pixels
 
 SUPPORT_TOLERANCE = 0.02
 """Carried points of a pixel support each other when their depths agree to this relative difference."""
@@ -64,8 +64,7 @@ def _visible_points(layer: ViewLayers) -> npt.NDArray[np.float64]:
     rows, columns = np.nonzero((z > 0) & smooth & ~dilate_mask(layer.hole, HALO_PER_1000))
     if len(rows) == 0:
         return np.zeros((0, 3))
-    xy = np.stack([columns + 0.5, rows + 0.5], axis=1)
-    points = unproject(layer.view, xy, z[rows, columns].astype(np.float64))
+    points = unproject_pixels(layer.view, rows, columns, z)
     return points[np.isfinite(points).all(axis=1)]
 
 

@@ -28,7 +28,7 @@ from spinnerf_ns.inpainting.inpainters.choice import choose_inpainter
 from spinnerf_ns.inpainting.reference import choose_reference, read_mended, reference_candidates, with_mended
 from spinnerf_ns.inpainting.surfaces import fill_by_surface, find_planes, snapped, surface_labels
 from spinnerf_ns.inpainting.visibility import Filled, ViewLayers, fill_from_views
-from spinnerf_ns.scene.cameras import unproject
+from spinnerf_ns.scene.cameras import unproject_pixels
 from spinnerf_ns.scene.capture import Capture, View
 from spinnerf_ns.scene.dataset_writer import RemovedView, RemovedWriter
 from spinnerf_ns.scene.workspace import REFERENCE, Workspace
@@ -133,20 +133,18 @@ def background_stage(
     workspace: Workspace,
     fit: Callable[[dict[str, npt.NDArray[np.bool_]], Path], RenderDepth],
     config: ExportConfig,
-    inputs: Sequence[Path],
     parameters: dict[str, Any],
 ) -> None:
     """Writes `background/`: a field fitted to the photos outside their holes, and what it shows of their depth.
 
     Args:
         fit: photo -> hole, and the file that the field is written to -> a function that renders its depth.
-        inputs: files beside the masks that the field comes from.
         parameters: what else the result depends on.
     """
     views = views_with_object(capture, workspace)
     folder = workspace.root / BACKGROUND
     parameters = {"dilation": config.dilation, "downscale": config.downscale, **parameters}
-    inputs = [*inputs, *(path for view in views for path in (view.path, _mask_path(workspace, view)))]
+    inputs = [path for view in views for path in (view.path, _mask_path(workspace, view))]
     with workspace.stage(BACKGROUND, parameters, inputs, [folder], overwrite=config.overwrite) as stage:
         if stage.fresh:
             return
@@ -165,7 +163,7 @@ def object_points(workspace: Workspace, views: Sequence[View]) -> npt.NDArray[np
         shown = load_object_mask(_mask_path(workspace, view), z.shape) & (z > 0)
         rows, columns = np.nonzero(shown[::4, ::4])
         rows, columns = 4 * rows, 4 * columns
-        points.append(unproject(view, np.stack([columns + 0.5, rows + 0.5], axis=1), z[rows, columns].astype(np.float64)))
+        points.append(unproject_pixels(view, rows, columns, z))
     return np.concatenate(points)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spinnerf_ns.conventions import BoolMask, Image, scale_pixels
-from spinnerf_ns.scene.cameras import unproject
+from spinnerf_ns.scene.cameras import ray_directions, unproject_pixels
 from spinnerf_ns.scene.capture import View
 
 MAX_PLANES = 8
@@ -60,14 +60,12 @@ def find_planes(views: Sequence[View], depths: Sequence[npt.NDArray[np.float32]]
     for view, z, hole in zip(views, depths, holes, strict=True):
         if not hole.any():
             continue
-        near = np.zeros_like(hole)
-        near[window_around(hole)] = True
-        rows, columns = np.nonzero(near & (z > 0))
+        rows, columns = np.nonzero(_near(hole) & (z > 0))
         if rows.size < LEAST_DONORS:
             continue
         chosen = generator.choice(rows.size, min(rows.size, POINTS_PER_PHOTO), replace=False)
         rows, columns = rows[chosen], columns[chosen]
-        points = _points(view, rows, columns, z)
+        points = unproject_pixels(view, rows, columns, z)
         # Three pixels near each other mostly lie on one surface; three from anywhere hardly ever do.
         reach = max(4, hole.shape[1] // 12) ** 2
         seeds = generator.integers(0, len(points), 200)
@@ -139,10 +137,8 @@ def surface_labels(view: View, z: npt.NDArray[np.float32], hole: BoolMask, plane
     if not hole.any() or not len(planes):
         return labels
     window = window_around(hole)
-    near = np.zeros_like(hole)
-    near[window] = True
-    rows, columns = np.nonzero(near & (z > 0))
-    apart = np.abs(_points(view, rows, columns, z) @ planes[:, :3].T + planes[:, 3]) / z[rows, columns, None]
+    rows, columns = np.nonzero(_near(hole) & (z > 0))
+    apart = np.abs(unproject_pixels(view, rows, columns, z) @ planes[:, :3].T + planes[:, 3]) / z[rows, columns, None]
     nearest = np.zeros(hole.shape, np.int64)
     nearest[rows, columns] = apart.argmin(axis=1) + 1
     found = np.zeros(hole.shape, np.int64)
@@ -173,9 +169,8 @@ def snapped(
     rows, columns = np.nonzero((labels != REST) & (z > 0))
     if not rows.size:
         return result
-    one = np.ones((len(rows), 1), np.float32)
-    center = view.c2w[:, 3].astype(np.float64)
-    ray = unproject(view, np.stack([columns + 0.5, rows + 0.5], axis=1), one[:, 0].astype(np.float64)) - center
+    center = view.c2w[:, 3]
+    ray = ray_directions(view, np.stack([columns + 0.5, rows + 0.5], axis=1))
     plane = planes[labels[rows, columns] - 1]
     across = (plane[:, :3] * ray).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -203,8 +198,7 @@ def fill_by_surface(
     result = image.copy()
     if not hole.any():
         return result
-    near = np.zeros_like(hole)
-    near[window_around(hole)] = True
+    near = _near(hole)
     kernel = np.ones((3, 3), np.uint8)
     for label in np.unique(labels[hole]):
         part = hole & (labels == label)
@@ -223,5 +217,8 @@ def window_around(hole: BoolMask) -> tuple[slice, slice]:
     return slice(max(0, y - margin), y + height + margin), slice(max(0, x - margin), x + width + margin)
 
 
-def _points(view: View, rows: npt.NDArray, columns: npt.NDArray, z: npt.NDArray[np.float32]) -> Points:
-    return unproject(view, np.stack([columns + 0.5, rows + 0.5], axis=1), z[rows, columns].astype(np.float64))
+def _near(hole: BoolMask) -> BoolMask:
+    """(H, W) bool: the pixels of `window_around`."""
+    near = np.zeros_like(hole)
+    near[window_around(hole)] = True
+    return near

@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from spinnerf_ns.conventions import BoolMask, Image, scale_pixels
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.scene.capture import View, project, unproject
+from spinnerf_ns.scene.cameras import project, unproject_pixels
+from spinnerf_ns.scene.capture import View
 
 Floats = npt.NDArray[np.float32]
 
@@ -223,7 +224,7 @@ def _gather(
 ) -> _Candidates:
     """Asks the others about the pixels' background points at depth `z`, nearest first; `rim` None: no exposure gain."""
     candidates = _Candidates(pixels)
-    points = _points(layer, candidates.rows, candidates.columns, z)
+    points = unproject_pixels(layer.view, candidates.rows, candidates.columns, z)
     for other in others:
         active = np.flatnonzero(candidates.used < ENOUGH)
         if not active.size:
@@ -304,11 +305,6 @@ def _weight(
     return (nearness * detail**2 * exact * np.where(seen.edge[good], 0.02, 1) + 1e-6).astype(np.float32)
 
 
-def _points(layer: ViewLayers, rows: npt.NDArray, columns: npt.NDArray, z: Floats) -> npt.NDArray[np.float64]:
-    centres = np.stack([columns + 0.5, rows + 0.5], axis=1).astype(np.float64)
-    return unproject(layer.view, centres, z[rows, columns].astype(np.float64))
-
-
 def _corner(xy: npt.NDArray, width: int, height: int):
     """The top-left of the four pixels whose centres surround each point, and the parts to the right and down."""
     column = np.clip(np.floor(xy[:, 0] - 0.5).astype(np.int64), 0, max(width - 2, 0))
@@ -337,7 +333,7 @@ def _rim(layer: ViewLayers) -> _Rim | None:
         return None
     chosen = np.linspace(0, rows.size - 1, min(rows.size, 1500)).astype(np.int64)
     rows, columns = rows[chosen], columns[chosen]
-    return _points(layer, rows, columns, layer.z_visible), layer.image[rows, columns].astype(np.float32)
+    return unproject_pixels(layer.view, rows, columns, layer.z_visible), layer.image[rows, columns].astype(np.float32)
 
 
 def _gain(rim: _Rim, other: ViewLayers, tolerance: float) -> Floats:

@@ -7,6 +7,8 @@ wall. The export takes its depth to carry colours from photo to photo, and the i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -129,28 +131,24 @@ def fit_background(like: SpinnerfModel, manager: SpinnerfDataManager, holes: Ten
     return model.eval()
 
 
-class _outside:  # noqa: N801 - used as a context
+@contextmanager
+def _outside(manager: SpinnerfDataManager, holes: Tensor) -> Iterator[None]:
     """Within this context the data manager draws no ray into the holes."""
-
-    def __init__(self, manager: SpinnerfDataManager, holes: Tensor) -> None:
-        self.manager, self.holes = manager, holes
-
-    def __enter__(self) -> None:
-        manager, holes = self.manager, self.holes
-        self.before = (manager.train_pool, manager.sparse_pixels, manager.sparse_disparity, manager.layout)
-        pool = manager.train_pool
-        usable = ~holes if pool.usable is None else pool.usable & ~holes
-        if not usable.any():
-            raise SpinnerfError("the object masks cover all photos: nothing is left to fit what stays to; look at masks_3d")
-        manager.train_pool = replace(pool, usable=usable)
-        seen = ~holes[manager.sparse_pixels]
-        manager.sparse_pixels, manager.sparse_disparity = manager.sparse_pixels[seen], manager.sparse_disparity[seen]
-        if not seen.any():
-            manager.layout = replace(manager.layout, sparse=0)
-
-    def __exit__(self, *error: Any) -> None:
-        manager = self.manager
-        manager.train_pool, manager.sparse_pixels, manager.sparse_disparity, manager.layout = self.before
+    before = {name: getattr(manager, name) for name in ("train_pool", "sparse_pixels", "sparse_disparity", "layout")}
+    pool = manager.train_pool
+    usable = ~holes if pool.usable is None else pool.usable & ~holes
+    if not usable.any():
+        raise SpinnerfError("the object masks cover all photos: nothing is left to fit what stays to; look at masks_3d")
+    seen = ~holes[manager.sparse_pixels]
+    manager.train_pool = replace(pool, usable=usable)
+    manager.sparse_pixels, manager.sparse_disparity = manager.sparse_pixels[seen], manager.sparse_disparity[seen]
+    if not seen.any():
+        manager.layout = replace(manager.layout, sparse=0)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(manager, name, value)
 
 
 @dataclass
@@ -185,7 +183,7 @@ class BackgroundField:
         Returns:
             None, or why they do not fit (the model is then left as it was): another frame, or grids of another size.
         """
-        if float((self.transform - transform.cpu()).abs().max()) > 1e-4 or abs(self.scale / scale - 1) > 1e-4:
+        if not compare_frames(self.transform, self.scale, transform, scale)[1]:
             return "it was fitted in another training frame"
         own = {name: value for name, value in model.state_dict().items() if name.split(".")[0] in PARTS}
         other = sorted(name for name in own.keys() | self.state.keys() if _shape(own, name) != _shape(self.state, name))
@@ -193,6 +191,12 @@ class BackgroundField:
             return f"its grids are of another size ({other[0]}{', …' if len(other) > 1 else ''})"
         model.load_state_dict(self.state, strict=False)
         return None
+
+
+def compare_frames(transform: Tensor, scale: float, other: Tensor, other_scale: float) -> tuple[float, bool]:
+    """Two training frames, each (3, 4) from the world and a scale: largest difference of the transforms; whether they agree."""
+    difference = float((transform - other.cpu()).abs().max())
+    return difference, difference <= 1e-4 and abs(scale / other_scale - 1) <= 1e-4
 
 
 def _shape(state: dict[str, Tensor], name: str) -> Any:

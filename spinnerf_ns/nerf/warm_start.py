@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 import yaml
 from nerfstudio.cameras.rays import RayBundle, RaySamples
@@ -20,6 +19,7 @@ from rich.progress import track
 from torch import Tensor
 
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.nerf.background_field import compare_frames
 from spinnerf_ns.nerf.base_model import SpinnerfModel
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
 
@@ -69,8 +69,8 @@ def check_same_frame(config_path: Path, transform: Tensor, scale: float) -> None
     if not path.is_file():
         return
     found = json.loads(path.read_text())
-    difference = float(np.abs(np.array(found["transform"]) - transform.cpu().numpy()).max())
-    if difference > 1e-4 or abs(found["scale"] / scale - 1) > 1e-4:
+    difference, same = compare_frames(torch.tensor(found["transform"]), found["scale"], transform, scale)
+    if not same:
         raise SpinnerfError(
             f"{config_path}: its training frame differs from this dataset's (by {difference:.2g}, scale {found['scale']:.5g} "
             f"against {scale:.5g}); start from the run that this dataset was exported from"

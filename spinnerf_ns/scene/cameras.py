@@ -82,6 +82,20 @@ def unproject(view: View, xy: npt.ArrayLike, z: npt.ArrayLike) -> Points:
     return view.c2w[:, 3] + rays * np.asarray(z, dtype=np.float64).reshape(-1, 1)
 
 
+def unproject_pixels(view: View, rows: npt.NDArray, columns: npt.NDArray, depth: npt.NDArray) -> Points:
+    """Points that a view shows at the centres of pixels.
+
+    Args:
+        view: the view.
+        rows, columns: (N,) int.
+        depth: (H, W) planar depth in world units.
+
+    Returns:
+        (N, 3) in the frame of `view.c2w`.
+    """
+    return unproject(view, np.stack([columns + 0.5, rows + 0.5], axis=1), depth[rows, columns])
+
+
 def ray_directions(view: View, xy: npt.ArrayLike) -> Points:
     """World directions of pixels' rays before normalisation: a point at depth z is at origin + z * direction.
 

@@ -8,6 +8,8 @@ import pytest
 
 from spinnerf_ns.conventions import load_object_mask, read_image
 from spinnerf_ns.evaluation.twin import TwinConfig, TwinScene, write_twin
+from spinnerf_ns.scene.capture import load_capture
+from spinnerf_ns.scene.workspace import Workspace
 from tests.segmentation.networks import grounding_dino_folder, sam2_folder, sam_file  # noqa: F401  fixtures
 
 
@@ -15,6 +17,18 @@ from tests.segmentation.networks import grounding_dino_folder, sam2_folder, sam_
 def twin(tmp_path_factory) -> TwinScene:
     """Ten photos with the object, two without, at 160x120. Do not write into it."""
     return write_twin(tmp_path_factory.mktemp("twin") / "scene", TwinConfig(width=160, height=120, num_train=10, num_test=2))
+
+
+@pytest.fixture(scope="module")
+def capture(twin):
+    return load_capture(twin.root)
+
+
+@pytest.fixture
+def workspace(twin, tmp_path) -> Workspace:
+    opened = Workspace.open(twin.root, tmp_path / "spinnerf")
+    opened.set_object_free([photo.removeprefix("images/").removesuffix(".png") for photo in twin.object_free])
+    return opened
 
 
 def iou(first: np.ndarray, second: np.ndarray) -> float:

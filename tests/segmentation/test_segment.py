@@ -14,8 +14,6 @@ import pytest
 from spinnerf_ns.cli.segment import Segment
 from spinnerf_ns.conventions import load_object_mask, save_object_mask
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.scene.capture import load_capture
-from spinnerf_ns.scene.workspace import Workspace
 from spinnerf_ns.segmentation import segment_capture
 from spinnerf_ns.segmentation.prompts import Prompt, load_prompts
 from tests.segmentation.conftest import iou, truth
@@ -33,18 +31,6 @@ class Shift:
         masks = [np.roll(mask, index - source, axis=1) for index in range(len(images))]
         masks = [found if abs(index - source) <= self.reach else None for index, found in enumerate(masks)]
         return [source_masks.get(index, found) for index, found in enumerate(masks)]
-
-
-@pytest.fixture(scope="module")
-def capture(twin):
-    return load_capture(twin.root)
-
-
-@pytest.fixture
-def workspace(twin, tmp_path) -> Workspace:
-    opened = Workspace.open(twin.root, tmp_path / "spinnerf")
-    opened.set_object_free([photo.removeprefix("images/").removesuffix(".png") for photo in twin.object_free])
-    return opened
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ import pytest
 from spinnerf_ns.cli.segment import Segment
 from spinnerf_ns.conventions import load_object_mask, read_image
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.scene.capture import load_capture
-from spinnerf_ns.scene.workspace import Workspace
 from spinnerf_ns.segmentation import segment_capture
 from spinnerf_ns.segmentation.prompts import Prompt, load_prompts
 from spinnerf_ns.segmentation.text import Hit, TextDetector, numbered, parse_pick, text_prompts
@@ -116,18 +114,6 @@ class Still:
         self.calls.append(source_masks)
         (source,) = source_masks
         return [source_masks[source] if abs(index - source) < 2 else None for index in range(len(images))]
-
-
-@pytest.fixture(scope="module")
-def capture(twin):
-    return load_capture(twin.root)
-
-
-@pytest.fixture
-def workspace(twin, tmp_path) -> Workspace:
-    opened = Workspace.open(twin.root, tmp_path / "spinnerf")
-    opened.set_object_free([photo.removeprefix("images/").removesuffix(".png") for photo in twin.object_free])
-    return opened
 
 
 @pytest.fixture

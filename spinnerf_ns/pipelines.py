@@ -29,10 +29,10 @@ from spinnerf_ns.inpainting.export import (
     views_with_object,
 )
 from spinnerf_ns.nerf.background_field import BackgroundField, background_steps, fit_background
+from spinnerf_ns.nerf.cpu import prepare_cpu
 from spinnerf_ns.nerf.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig, resize_nearest
 from spinnerf_ns.nerf.inpaint_data import SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel, SpinnerfInpaintModelConfig
-from spinnerf_ns.nerf.memory import keep_freed_memory
 from spinnerf_ns.nerf.rendering import render_depth, render_mask_and_depth, render_objectness
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
 from spinnerf_ns.scene.capture import View
@@ -47,7 +47,7 @@ class SpinnerfPipeline(VanillaPipeline):
 
     def __init__(self, config: VanillaPipelineConfig, device: str, *args: Any, **kwargs: Any) -> None:
         if torch.device(device).type == "cpu":
-            keep_freed_memory()
+            prepare_cpu()
         super().__init__(config, device, *args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool | None = None) -> None:

@@ -23,6 +23,7 @@ from spinnerf_ns.conventions import (
 )
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.inpainting.background import background_depths
+from spinnerf_ns.inpainting.continuation import continued
 from spinnerf_ns.inpainting.inpainters import INPAINTERS
 from spinnerf_ns.inpainting.inpainters.choice import choose_inpainter
 from spinnerf_ns.inpainting.reference import choose_reference, read_mended, reference_candidates, with_mended
@@ -213,17 +214,22 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
         if unfinished:
             planes = _planes(layers) if config.by_surface and depth_path is background_path else None
             if planes is not None:
-                layers = [replace(x, z_visible=_labelled(x, x.z_visible, planes)[0]) for x in layers]
+                labels = _labels(layers, planes)
+                layers = _snapped(layers, planes, labels)
             filled = _fill(layers, config, depth_path is background_path)
             reference = choose_reference(views, candidates, [each.unseen_mask for each in filled])
             mended = _mended(config, views, reference)
             for index in track(unfinished, "Inpainting"):
                 layer, unseen = layers[index], filled[index].unseen_mask
-                z, labels = _labelled(layer, _completed(layer, filled[index].z, disparity_inpainter), planes)
+                z, surfaces = filled[index].z, None
+                if planes is not None:
+                    surfaces = labels[index]
+                    z = snapped(layer.view, z, layer.hole, planes, surfaces)
+                z = _completed(layer, z, disparity_inpainter)
                 if index == reference and mended is not None:
                     image = with_mended(filled[index].image, unseen, mended)
                 else:
-                    image = _inpainted(layer, filled[index], labels, inpainter)
+                    image = _inpainted(layer, filled[index], surfaces, inpainter)
                 writer.write(RemovedView(layer.view.photo, image, layer.hole, unseen, z))
                 areas = {"hole": int(layer.hole.sum()), "unseen": int(unseen.sum())}
                 stage.record(layer.view.photo, **areas, **({REFERENCE: True} if index == reference else {}))
@@ -291,12 +297,20 @@ def _planes(layers: list[ViewLayers]) -> np.ndarray:
     return find_planes([layer.view for layer in layers], around, [layer.hole for layer in layers])
 
 
-def _labelled(layer: ViewLayers, z: np.ndarray, planes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Depth moved onto the planes, and which plane each pixel shows."""
-    if planes is None:
-        return z, None
-    labels = surface_labels(layer.view, z, layer.hole, planes)
-    return snapped(layer.view, z, layer.hole, planes, labels), labels
+def _labels(layers: list[ViewLayers], planes: np.ndarray) -> list[npt.NDArray[np.uint8]]:
+    """Per photo (H, W): which plane each pixel shows, in the hole the one that goes on there."""
+    labels = [surface_labels(x.view, x.z_visible, x.hole, planes) for x in layers]
+    layers = _snapped(layers, planes, labels)
+    each = track(list(zip(layers, labels, strict=True)), "Continuing surfaces")
+    return [continued(layer, [other for other in layers if other is not layer], planes, own) for layer, own in each]
+
+
+def _snapped(layers: list[ViewLayers], planes: np.ndarray, labels: list[npt.NDArray[np.uint8]]) -> list[ViewLayers]:
+    """The photos with depth moved onto the planes that they show."""
+    return [
+        replace(x, z_visible=snapped(x.view, x.z_visible, x.hole, planes, own))
+        for x, own in zip(layers, labels, strict=True)
+    ]
 
 
 def _inpainted(layer: ViewLayers, filled: Filled, labels: np.ndarray | None, inpainter: Any) -> np.ndarray:

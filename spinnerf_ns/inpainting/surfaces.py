@@ -23,8 +23,6 @@ LEAST_SHARE = 0.03
 """Smallest part of the points around the holes that makes a plane."""
 TOLERANCE = 0.01
 """Distance from a plane within which a point belongs to it, in parts of its depth: rendered depth is no better than that."""
-IN_HOLE = 5.0
-"""In the hole, where depth is completed, a plane is believed at so many times that distance."""
 MARGIN_PER_1000 = 100.0
 """How far around the hole surfaces are looked for, in pixels of a 1000-pixel-wide photo."""
 POINTS_PER_PHOTO = 1500
@@ -33,12 +31,16 @@ DRAWS = 300
 """Planes tried for each one that is taken."""
 SMOOTHING_PER_1000 = 25.0
 """Side of the window in which the most frequent surface wins, in pixels of a 1000-pixel-wide photo."""
-SNAP, SNAP_IN_HOLE = 0.03, 0.08
-"""Relative differences of depth up to which a pixel that is taken to show a plane is moved onto it."""
+SNAP = 0.03
+"""Relative difference of depth up to which a pixel outside the hole that is taken to show a plane is moved onto it."""
 LEAST_DONORS = 24
 """A surface that shows fewer pixels than this around the hole has nothing to give."""
+EDGE = 0.05
+"""Relative difference of depth across an edge."""
 REST = 0
 """Label of what lies on no plane."""
+UNKNOWN = -1
+"""In place of a label, where depth does not tell."""
 
 Points = npt.NDArray[np.float64]
 
@@ -126,31 +128,37 @@ def surface_labels(view: View, z: npt.NDArray[np.float32], hole: BoolMask, plane
 
     Args:
         view: the photo.
-        z: (H, W) planar depth without the object, completed in the hole; 0 = unknown.
+        z: (H, W) planar depth; 0 = unknown.
         hole: (H, W) bool.
         planes: (K, 4) from `find_planes`.
 
     Returns:
-        (H, W) uint8: 1 ... K, or `REST` for what lies on none. Far from the hole everything is `REST`.
+        (H, W) uint8: 1 ... K, or `REST` for what lies on none. Far from the hole everything is `REST`; what goes on in the hole
+        is for `continuation.continued` to say.
     """
     labels = np.full(hole.shape, REST, np.uint8)
     if not hole.any() or not len(planes):
         return labels
     window = window_around(hole)
+    shown = np.where(hole, UNKNOWN, shown_surfaces(view, z, hole, planes))[window]
+    size = scale_pixels(SMOOTHING_PER_1000, hole.shape[1]) | 1
+    votes = [cv2.boxFilter((shown == label).astype(np.float32), -1, (size, size)) for label in range(len(planes) + 1)]
+    labels[window] = np.argmax(votes, axis=0)
+    return labels
+
+
+def shown_surfaces(view: View, z: npt.NDArray[np.float32], hole: BoolMask, planes: Points) -> npt.NDArray[np.int64]:
+    """As `surface_labels`, pixel by pixel and in the hole too; `UNKNOWN` far from it, and where depth fades from one to another."""
     rows, columns = np.nonzero(_near(hole) & (z > 0))
     apart = np.abs(unproject_pixels(view, rows, columns, z) @ planes[:, :3].T + planes[:, 3]) / z[rows, columns, None]
-    nearest = np.zeros(hole.shape, np.int64)
-    nearest[rows, columns] = apart.argmin(axis=1) + 1
-    found = np.zeros(hole.shape, np.int64)
-    found[rows, columns] = np.where(apart.min(axis=1) < 2 * TOLERANCE, nearest[rows, columns], REST)
-    size = scale_pixels(SMOOTHING_PER_1000, hole.shape[1]) | 1
-    votes = [cv2.boxFilter((found[window] == label).astype(np.float32), -1, (size, size)) for label in range(len(planes) + 1)]
-    found = np.argmax(votes, axis=0)
-    # Completed depth is a guess: in the hole a plane may be missed by more. What is farther off lies on something else.
-    about = np.zeros(hole.shape, bool)
-    about[rows, columns] = apart.min(axis=1) < IN_HOLE * TOLERANCE
-    labels[window] = np.where((hole & about)[window] & (found == REST), nearest[window], found)
-    return labels
+    shown = np.full(hole.shape, UNKNOWN, np.int64)
+    shown[rows, columns] = np.where(apart.min(axis=1) < 2 * TOLERANCE, apart.argmin(axis=1) + 1, REST)
+    # A rendered depth edge is no step: in front of the one surface and behind the other there is nothing.
+    window = np.ones((scale_pixels(SMOOTHING_PER_1000, hole.shape[1]) | 1,) * 2, np.uint8)
+    nearest = cv2.erode(np.where(shown > REST, z, np.float32(np.inf)), window)
+    farthest = cv2.dilate(np.where(shown > REST, z, np.float32(0)), window)
+    fading = (shown == REST) & (nearest < z) & (z < farthest) & (farthest / nearest > 1 + EDGE)
+    return np.where(fading, UNKNOWN, shown)
 
 
 def snapped(
@@ -163,22 +171,25 @@ def snapped(
         labels: what it returned.
 
     Returns:
-        (H, W) float32: `z` where there is no plane, or where it is too far from it to be it.
+        (H, W) float32: in the hole the plane's depth; outside it `z` where it is too far from the plane to be it; `z` on `REST`.
     """
     result = z.copy()
-    rows, columns = np.nonzero((labels != REST) & (z > 0))
+    rows, columns = np.nonzero((labels != REST) & (hole | (z > 0)))
     if not rows.size:
         return result
-    center = view.c2w[:, 3]
-    ray = ray_directions(view, np.stack([columns + 0.5, rows + 0.5], axis=1))
-    plane = planes[labels[rows, columns] - 1]
-    across = (plane[:, :3] * ray).sum(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        on_plane = -(plane[:, :3] @ center + plane[:, 3]) / across
-        off = np.abs(on_plane / z[rows, columns] - 1)
-    near = off < np.where(hole[rows, columns], SNAP_IN_HOLE, SNAP)
+    on_plane = plane_depths(view, rows, columns, planes)[np.arange(len(rows)), labels[rows, columns] - 1]
+    off = np.abs(on_plane - z[rows, columns])
+    near = np.isfinite(on_plane) & (hole[rows, columns] | (off < SNAP * z[rows, columns]))
     result[rows[near], columns[near]] = on_plane[near]
     return result
+
+
+def plane_depths(view: View, rows: npt.NDArray, columns: npt.NDArray, planes: Points) -> Points:
+    """(N, K) planar depth of every plane at (N,) pixels; NaN where it lies behind the camera."""
+    rays = ray_directions(view, np.stack([columns + 0.5, rows + 0.5], axis=1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = -(planes[:, :3] @ view.c2w[:, 3] + planes[:, 3]) / (rays @ planes[:, :3].T)
+    return np.where(np.isfinite(z) & (z > 0), z, np.nan)
 
 
 def fill_by_surface(

@@ -229,7 +229,7 @@ def _gather(
         active = np.flatnonzero(candidates.used < ENOUGH)
         if not active.size:
             break
-        seen = _look(other, points[active], tolerance)
+        seen = look(other, points[active], tolerance)
         shown = seen.deviation <= tolerance
         candidates.supports[active] += shown
         candidates.ratios[active] += np.where(shown, seen.ratio, 0)
@@ -248,7 +248,7 @@ def _gather(
 
 
 @dataclass
-class _Seen:
+class Seen:
     """How a photo sees N points."""
 
     xy: npt.NDArray[np.float64]
@@ -263,10 +263,11 @@ class _Seen:
     """(N,) a depth edge is near: the colour there is a mixture."""
 
 
-def _look(other: ViewLayers, points: npt.NDArray[np.float64], tolerance: float) -> _Seen:
+def look(other: ViewLayers, points: npt.NDArray[np.float64], tolerance: float) -> Seen:
+    """How a photo sees (N, 3) points; `tolerance` is relative, of depth."""
     xy, z = project(other.view, points)
     width, height = other.view.width, other.view.height
-    seen = _Seen(xy, np.full(z.size, np.inf), np.full(z.size, np.inf), np.zeros(z.size, bool), np.zeros(z.size, bool))
+    seen = Seen(xy, np.full(z.size, np.inf), np.full(z.size, np.inf), np.zeros(z.size, bool), np.zeros(z.size, bool))
     with np.errstate(invalid="ignore"):  # what cannot be projected is NaN, and not inside
         inside = (z > 0) & (xy[:, 0] >= 0.5) & (xy[:, 0] <= width - 0.5) & (xy[:, 1] >= 0.5) & (xy[:, 1] <= height - 0.5)
     which = np.flatnonzero(inside)
@@ -293,7 +294,7 @@ def _look(other: ViewLayers, points: npt.NDArray[np.float64], tolerance: float) 
 
 
 def _weight(
-    layer: ViewLayers, other: ViewLayers, points: npt.NDArray, seen: _Seen, good: BoolMask, tolerance: float
+    layer: ViewLayers, other: ViewLayers, points: npt.NDArray, seen: Seen, good: BoolMask, tolerance: float
 ) -> Floats:
     """(M,) trust in a photo's colour: it should look from nearly the same direction, from as near, and not on an edge."""
     here, there = points - layer.view.c2w[:, 3], points - other.view.c2w[:, 3]
@@ -339,7 +340,7 @@ def _rim(layer: ViewLayers) -> _Rim | None:
 def _gain(rim: _Rim, other: ViewLayers, tolerance: float) -> Floats:
     """(3,) factor that makes the other photo as bright as this one, from the points that both show; 1 if too few."""
     points, colours = rim
-    seen = _look(other, points, tolerance)
+    seen = look(other, points, tolerance)
     common = (seen.deviation <= LOOSE * tolerance) & ~seen.edge
     if common.sum() < 50:
         return np.ones(3, np.float32)

@@ -14,7 +14,7 @@ from torch import nn
 
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.nerf import kernels, tiny_mlp
-from spinnerf_ns.nerf.memory import keep_freed_memory
+from spinnerf_ns.nerf.cpu import keep_freed_memory
 from spinnerf_ns.nerf.optimizers import FastAdamOptimizerConfig
 from spinnerf_ns.nerf.tiny_mlp import FastMLP, accelerate
 from tests.nerf.conftest import build, bundle

@@ -1,4 +1,4 @@
-"""Memory that a training step on a CPU frees and asks for again."""
+"""What a training step on a CPU asks of the process: memory that is kept, and arithmetic without subnormal numbers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,29 @@ import ctypes
 import functools
 import sys
 
+import torch
+
 # glibc's <malloc.h>.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _MIB = 1 << 20
+
+
+def prepare_cpu() -> None:
+    """Both of the below, for pipelines that train or render on a CPU."""
+    keep_freed_memory()
+    flush_subnormals()
+
+
+def flush_subnormals() -> bool:
+    """Takes numbers below 1.2e-38 for 0 on this thread and on those that it starts later; for the rest of the process.
+
+    Weights and gradients fade exponentially along a ray and pass through that range, where each operation takes a processor a
+    hundred cycles more: a third of a step of the segmentation stage.
+
+    Returns:
+        whether this processor can.
+    """
+    return torch.set_flush_denormal(True)
 
 
 @functools.cache

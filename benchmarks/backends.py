@@ -53,7 +53,7 @@ def measure(name: str, lama: str | None) -> dict[str, float]:
 
     from spinnerf_ns.conventions import dilate_mask
 
-    images, masks = zip(*(make_photo(number) for number in range(PHOTOS)))
+    images, masks = zip(*(make_photo(number) for number in range(PHOTOS)), strict=True)
     if EMBEDDED.get(name) == "segmenter":
         from spinnerf_ns.segmentation.prompts import Prompt
         from spinnerf_ns.segmentation.segmenters import SEGMENTERS
@@ -80,11 +80,11 @@ def measure(name: str, lama: str | None) -> dict[str, float]:
         before, start = peak_bytes(), time.perf_counter()
         filled = backend.inpaint(images[:2], [dilate_mask(mask) for mask in masks[:2]])
         seconds = (time.perf_counter() - start) / 2
-        assert all((one != two).any() for one, two in zip(filled, images))
+        assert all((one != two).any() for one, two in zip(filled, images[:2], strict=True))
         truth, results = (), ()
     answer = {"s_per_photo": round(seconds, 3), "peak_mb": round(peak_bytes() / 1e6), "before_mb": round(before / 1e6)}
     if truth:
-        pairs = [(mask, found if found is not None else np.zeros_like(mask)) for mask, found in zip(truth, results)]
+        pairs = [(mask, found if found is not None else np.zeros_like(mask)) for mask, found in zip(truth, results, strict=True)]
         answer["iou"] = round(min(float((a & b).sum() / (a | b).sum()) for a, b in pairs), 3)
     return answer
 

@@ -17,7 +17,7 @@ from harness import CYCLE, LATE, machine, make_trainer, ours, train_steps, write
 from nerfstudio.engine.trainer import Trainer
 from torch.profiler import ProfilerActivity, profile
 
-from spinnerf_ns.inpainting.export import ExportConfig
+from spinnerf_ns.inpainting.config import ExportConfig
 
 
 @dataclass

@@ -38,7 +38,7 @@ from harness import (
 )
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
-from spinnerf_ns.inpainting.export import ExportConfig
+from spinnerf_ns.inpainting.config import ExportConfig
 
 RAYS = 1024
 

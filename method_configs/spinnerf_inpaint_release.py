@@ -4,8 +4,8 @@ from copy import deepcopy
 
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.plugins.types import MethodSpecification
-
 from spinnerf_ns.method_configs.spinnerf_inpaint import spinnerf_inpaint
+
 from spinnerf_ns.nerf.optimizers import FastAdamOptimizerConfig
 
 _config = deepcopy(spinnerf_inpaint.config)

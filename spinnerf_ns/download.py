@@ -8,8 +8,8 @@ import os
 import shutil
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Callable, Iterator
 
 from spinnerf_ns.errors import SpinnerfError
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Mapping, Tuple
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -18,16 +19,7 @@ from rich.progress import track
 
 from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, atomic_path
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.inpainting.export import (
-    BACKGROUND,
-    ExportConfig,
-    RenderDepth,
-    background_stage,
-    export_removed,
-    object_points,
-    render_stage,
-    views_with_object,
-)
+from spinnerf_ns.inpainting.config import BACKGROUND, ExportConfig
 from spinnerf_ns.nerf.background_field import BackgroundField, background_steps, fit_background
 from spinnerf_ns.nerf.cpu import prepare_cpu
 from spinnerf_ns.nerf.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig, resize_nearest
@@ -36,7 +28,6 @@ from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel, SpinnerfInpaint
 from spinnerf_ns.nerf.rendering import render_depth, render_mask_and_depth, render_objectness
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
 from spinnerf_ns.scene.capture import View
-from spinnerf_ns.scene.visual_hull import visual_hull
 
 RUN_RECORD = "spinnerf_run.json"
 """In a run's folder: what the run used that its config.yml does not say."""
@@ -136,7 +127,7 @@ class SpinnerfSegPipelineConfig(VanillaPipelineConfig):
     """specifies the model config"""
     refine_masks: bool = True
     """Whether, at `mask_round_steps`, rendered masks take the tracked ones' place (the paper's second stage)."""
-    mask_round_steps: Tuple[int, ...] = ()
+    mask_round_steps: tuple[int, ...] = ()
     """Steps at which they do."""
     mask_round_downscale: int = 2
     """Masks of a round are rendered at 1/N of the photos' resolution and interpolated."""
@@ -204,6 +195,8 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         Returns:
             The folder of the object-free capture.
         """
+        from spinnerf_ns.inpainting.export import background_stage, export_removed, render_stage
+
         capture, workspace = self.datamanager.capture, self.datamanager.workspace
         parameters = {"threshold": OBJECTNESS_THRESHOLD}
 
@@ -216,8 +209,11 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
             background_stage(capture, workspace, partial(self._fit_background, config, steps), config, {"steps": steps})
         return export_removed(capture, workspace, config)
 
-    def _fit_background(self, config: ExportConfig, steps: int, holes: dict[str, Any], path: Path) -> RenderDepth:
+    def _fit_background(self, config: ExportConfig, steps: int, holes: dict[str, Any], path: Path) -> Callable:
         """Fits a field to what lies outside the holes, writes it, and returns what renders its depth."""
+        from spinnerf_ns.inpainting.export import object_points, views_with_object
+        from spinnerf_ns.scene.visual_hull import visual_hull
+
         manager, capture = self.datamanager, self.datamanager.capture
         outputs, pool = manager.train_dataparser_outputs, manager.train_pool
         flat = [

@@ -13,8 +13,9 @@ import contextlib
 import dataclasses
 import importlib
 import io
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points, metadata
-from typing import Any, Mapping, Sequence, get_type_hints
+from typing import Any, get_type_hints
 
 import tyro
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import numpy as np
 import torch

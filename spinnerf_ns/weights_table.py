@@ -10,7 +10,6 @@ LPIPS' own heads are no entry: they lie in the package lpips.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
 
 
 @dataclass(frozen=True)
@@ -156,5 +155,5 @@ _HUB = (
         "inpainter diffusion",
     ),
 )
-WEIGHTS: dict[str, Union[WeightsFile, HubModel]] = {entry.name: entry for entry in (*_FILES, *_HUB)}
+WEIGHTS: dict[str, WeightsFile | HubModel] = {entry.name: entry for entry in (*_FILES, *_HUB)}
 """Every pretrained file and folder, by name."""

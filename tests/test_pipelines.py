@@ -18,7 +18,7 @@ import torch
 from spinnerf_ns.conventions import load_object_mask, read_image, save_object_mask
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.twin import TwinConfig, TwinScene, write_twin
-from spinnerf_ns.inpainting.export import ExportConfig
+from spinnerf_ns.inpainting.config import ExportConfig
 from spinnerf_ns.scene.capture import load_capture
 from spinnerf_ns.scene.workspace import Workspace
 from tests.nerf.conftest import SMALL, no_network
@@ -301,7 +301,7 @@ def slow(self, *args, **kwargs):
     return plain(self, *args, **kwargs)
 OpenCVInpainter.inpaint = slow
 from spinnerf_ns.cli.export import export_run
-from spinnerf_ns.inpainting.export import ExportConfig
+from spinnerf_ns.inpainting.config import ExportConfig
 export_run(Path(sys.argv[1]), ExportConfig(inpainter="opencv", fill_from_views=False, by_surface=False, overwrite=True))
 """
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.inpainting.export import ExportConfig
+from spinnerf_ns.inpainting.config import ExportConfig
 
 
 @dataclass

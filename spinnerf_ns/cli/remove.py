@@ -10,7 +10,8 @@ import tyro
 
 from spinnerf_ns.cli.segment import Segment
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.inpainting.export import ExportConfig, make_inpainter
+from spinnerf_ns.inpainting.config import ExportConfig
+from spinnerf_ns.inpainting.export import make_inpainter
 from spinnerf_ns.inpainting.inpainters.choice import AUTO
 
 

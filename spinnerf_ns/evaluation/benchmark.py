@@ -33,7 +33,7 @@ from spinnerf_ns.conventions import atomic_path
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.baselines import METHODS
 from spinnerf_ns.evaluation.benchmark_scenes import SceneSource, find_scenes
-from spinnerf_ns.inpainting.export import ExportConfig
+from spinnerf_ns.inpainting.config import ExportConfig
 
 OURS = "ours"
 

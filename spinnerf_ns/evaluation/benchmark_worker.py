@@ -37,7 +37,8 @@ from spinnerf_ns.evaluation.measure import (
     render_objectness,
     render_views,
 )
-from spinnerf_ns.inpainting.export import ExportConfig, export_removed, layers_path
+from spinnerf_ns.inpainting.config import ExportConfig
+from spinnerf_ns.inpainting.export import export_removed, layers_path
 from spinnerf_ns.nerf.background_field import background_steps
 from spinnerf_ns.runs import Run, apply, method_config, train
 from spinnerf_ns.scene.labels import LABEL_FOLDERS

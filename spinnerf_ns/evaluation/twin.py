@@ -217,7 +217,7 @@ def _write_into(root: Path, config: TwinConfig) -> None:
     middle = int(np.linalg.norm(centers - centers.mean(axis=0), axis=1).argmin())
     rng = np.random.default_rng([config.seed, 2])
     points, colours = [], []
-    for index, (photo, camera) in enumerate(zip(photos, train + test)):
+    for index, (photo, camera) in enumerate(zip(photos, train + test, strict=True)):
         shows_object = index < len(train)
         with_object, z_with_object, object_mask = _write_view(root, photo, room, camera, config, shows_object)
         if shows_object:
@@ -278,7 +278,7 @@ def _transforms(config: TwinConfig, photos: list[str], cameras: list[Pinhole]) -
         "test_filenames": photos[config.num_train :],
         "frames": [
             {"file_path": photo, "transform_matrix": camera.camera_to_world.tolist()}
-            for photo, camera in zip(photos, cameras)
+            for photo, camera in zip(photos, cameras, strict=True)
         ],
     }
 

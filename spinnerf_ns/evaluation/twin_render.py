@@ -11,8 +11,9 @@ side of all three. Ray directions are scaled so that their component along the o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray

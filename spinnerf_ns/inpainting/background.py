@@ -7,7 +7,7 @@ pixel of theirs outside the object becomes a point, and what falls into this pho
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np

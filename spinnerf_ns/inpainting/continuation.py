@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from spinnerf_ns.conventions import BoolMask
 from spinnerf_ns.inpainting.label_cut import cut_labels
 from spinnerf_ns.inpainting.surfaces import EDGE, REST, plane_depths, shown_surfaces
 from spinnerf_ns.inpainting.visibility import ViewLayers, look

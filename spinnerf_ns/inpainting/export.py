@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Callable, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,6 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
 from spinnerf_ns.conventions import (
-    DILATION_PER_1000,
     dilate_mask,
     disparity_to_z,
     load_depth,
@@ -23,6 +23,7 @@ from spinnerf_ns.conventions import (
 )
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.inpainting.background import background_depths
+from spinnerf_ns.inpainting.config import BACKGROUND, RIM, ExportConfig
 from spinnerf_ns.inpainting.continuation import continued
 from spinnerf_ns.inpainting.inpainters import INPAINTERS
 from spinnerf_ns.inpainting.inpainters.choice import choose_inpainter
@@ -34,54 +35,11 @@ from spinnerf_ns.scene.capture import Capture, View
 from spinnerf_ns.scene.dataset_writer import RemovedView, RemovedWriter
 from spinnerf_ns.scene.workspace import REFERENCE, Workspace
 
-BACKGROUND = "background"
-"""Folder and stage of the field of what stays: field.pt and depths/."""
-
-RIM = "rim"
-"""Disparity continued from the hole's rim, by no network."""
-
 RenderLayers = Callable[[View], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]]
 """A view -> (object_mask, z_visible), each (H, W), planar depth in world units, 0 = unknown."""
 
 RenderDepth = Callable[[View], npt.NDArray[np.float32]]
 """A view -> (H, W) planar depth in world units, 0 = unknown."""
-
-
-@dataclass
-class ExportConfig:
-    """How photos and depth are cleaned."""
-
-    inpainter: str = "auto"
-    """2-D inpainter for what no photo shows: lama, diffusion, opencv, patchmatch, folder, or another package's; "auto" takes
-    folder where --inpainted is given, else lama where its file can be had, else patchmatch."""
-    inpainter_options: Tuple[str, ...] = ()
-    """Its options, each FIELD=VALUE: memory_limit=4, weights=big-lama.pt, seed=1 (docs/backends.md lists them)."""
-    inpainted: Path | None = None
-    """Folder of photos inpainted elsewhere (<photo>.png); used with --inpainter folder."""
-    disparity_inpainter: str = RIM
-    """What completes disparity. rim: the surfaces around the hole are continued. lama: the network fills it like a picture
-    (the paper)."""
-    reference_view: str | None = None
-    """Photo whose filling is taken at its word when the field is fitted; by default one with a large unseen area near the
-    middle of the camera path."""
-    reference_photo: Path | None = None
-    """The reference view's photo mended by hand, of its size: what no photo shows is taken from it."""
-    dilation: float = DILATION_PER_1000
-    """Growth of the masks before anything is removed, in pixels of a 1000-pixel-wide photo."""
-    background_steps: int | None = None
-    """Training steps of a field of what stays, which gives the depth without the object; by default as many as the
-    segmentation was trained, at most 3000. 0: the segmentation field's depth is carried in from around the object."""
-    by_surface: bool = True
-    """Whether planes around the holes are looked for: depth near one is moved onto it, and what no photo shows is continued
-    only from the surface that it lies on (opencv and patchmatch)."""
-    fill_from_views: bool = True
-    """Whether masked pixels whose background other photos show are filled from there before anything is inpainted."""
-    depth_tolerance: float = 0.01
-    """Relative difference of depth up to which another photo is taken to show the same background."""
-    downscale: int = 1
-    """Render masks and depth at 1/N of the photos' resolution and interpolate; for CPUs."""
-    overwrite: bool = False
-    """Whether an earlier export with other settings is replaced."""
 
 
 def layers_path(workspace: Workspace, photo: str) -> Path:

@@ -9,8 +9,8 @@ A pixel is (photo, row, column), or its flat index `start[photo] + row * width[p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 import torch
 from torch import Tensor

@@ -13,10 +13,11 @@ import copy
 import dataclasses
 import difflib
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ from spinnerf_ns.scene.source import PHOTO_SUFFIXES, SPLITS, check_photos_exist,
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
-    from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+    from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig
 
 __all__ = ["Capture", "View", "capture_from_dataparser", "load_capture", "order_along_path", "project", "unproject"]
 
@@ -225,7 +226,7 @@ def capture_from_dataparser(dataparser: DataParser) -> Capture:
     alpha = next((o.alpha_color for o in outputs.values() if o.alpha_color is not None), None)
     alpha_color = None if alpha is None else tuple(float(value) for value in alpha)
     views, training = [], {}
-    for key, frame in zip(keys, frames):
+    for key, frame in zip(keys, frames, strict=True):
         width, height = _parsing.checked_size(frame, transforms or data)
         views.append(
             View(

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -153,7 +154,7 @@ class RemovedWriter:
         cameras = [camera_entries(view) for view in views]
         shared = cameras[0] if all(camera == cameras[0] for camera in cameras) else {}
         frames = []
-        for view, camera in zip(views, cameras):
+        for view, camera in zip(views, cameras, strict=True):
             pose = [*view.c2w.tolist(), [0.0, 0.0, 0.0, 1.0]]
             frames.append({**files[view.photo], **({} if shared else camera), "transform_matrix": pose})
         # nerfstudio sorts photos by their path and sums over them in that order: keep the frames in it, too.
@@ -236,5 +237,5 @@ def camera_entries(view: View) -> dict[str, Any]:
         "fl_y": view.fy,
         "cx": view.cx,
         "cy": view.cy,
-        **{name: float(value) for name, value in zip(names, view.distortion)},
+        **{name: float(value) for name, value in zip(names, view.distortion, strict=True)},
     }

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Protocol, Sequence
+from typing import Any, Protocol
 
 from spinnerf_ns.conventions import BoolMask, Image, atomic_path
 from spinnerf_ns.errors import SpinnerfError
@@ -57,7 +58,7 @@ class Prompt:
             raise SpinnerfError(f"{where}: a ready mask and points or a box were given; leave one of them out")
         if len(self.points) != len(self.labels):
             raise SpinnerfError(f"{where}: {len(self.points)} points and {len(self.labels)} labels; give each point a label")
-        for (x, y), label in zip(self.points, self.labels):
+        for (x, y), label in zip(self.points, self.labels, strict=True):
             if label not in (OBJECT_LABEL, BACKGROUND_LABEL):
                 raise SpinnerfError(f"{where}: point {x:g},{y:g} has label {label}; use 1 for object or 0 for background")
             if not (0 <= x < width and 0 <= y < height):
@@ -80,7 +81,7 @@ class Prompt:
             raise SpinnerfError(f"{where}: {named} reaches outside the photo; keep x in 0..{width} and y in 0..{height}")
         if x1 - x0 < 2 or y1 - y0 < 2:
             raise SpinnerfError(f"{where}: {named} is smaller than two pixels; draw it around the object")
-        for (x, y), label in zip(self.points, self.labels):
+        for (x, y), label in zip(self.points, self.labels, strict=True):
             if label == OBJECT_LABEL and not (x0 <= x <= x1 and y0 <= y <= y1):
                 raise SpinnerfError(f"{where}: object point {x:g},{y:g} lies outside {named}; draw the box larger")
 

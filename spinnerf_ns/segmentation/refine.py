@@ -9,7 +9,7 @@ system with one solution, so that the result does not depend on a start or on lu
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np

@@ -9,7 +9,8 @@ import pytest
 
 from spinnerf_ns.conventions import load_object_mask, save_depth, save_object_mask
 from spinnerf_ns.evaluation.twin import TwinConfig, TwinScene, write_twin
-from spinnerf_ns.inpainting.export import ExportConfig, export_removed, layers_path
+from spinnerf_ns.inpainting.config import ExportConfig
+from spinnerf_ns.inpainting.export import export_removed, layers_path
 from spinnerf_ns.scene.capture import load_capture
 from spinnerf_ns.scene.workspace import Workspace
 from tests.nerf.conftest import SMALL, no_network

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.inpainting.export import ExportConfig, make_disparity_inpainter, make_inpainter
+from spinnerf_ns.inpainting.config import ExportConfig
+from spinnerf_ns.inpainting.export import make_disparity_inpainter, make_inpainter
 from spinnerf_ns.inpainting.inpainters import INPAINTERS, Inpainter
 from spinnerf_ns.inpainting.inpainters.choice import choose_inpainter
 from spinnerf_ns.weights import WEIGHTS

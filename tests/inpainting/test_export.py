@@ -11,7 +11,8 @@ import pytest
 from spinnerf_ns.conventions import load_depth, load_object_mask, read_image, write_png
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.twin import TwinConfig, write_twin
-from spinnerf_ns.inpainting.export import ExportConfig, export_removed, render_stage
+from spinnerf_ns.inpainting.config import ExportConfig
+from spinnerf_ns.inpainting.export import export_removed, render_stage
 from spinnerf_ns.inpainting.reference import choose_reference, reference_candidates
 from spinnerf_ns.scene.camera_path import most_unseen_near_middle, order_along_path
 from spinnerf_ns.scene.capture import load_capture

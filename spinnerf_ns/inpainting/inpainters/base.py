@@ -39,10 +39,10 @@ class PhotoInpainter:
                 f"inpainter '{self.name}': {len(images)} photos, {len(holes)} holes and {len(photos)} names were given; "
                 "give one of each per photo"
             )
-        for image, hole, photo in zip(images, holes, photos):
+        for image, hole, photo in zip(images, holes, photos, strict=True):
             check_photo(image, hole, photo)
         filled = []
-        for image, hole, photo in zip(images, holes, photos):
+        for image, hole, photo in zip(images, holes, photos, strict=True):
             answer = image.copy()
             if hole.any():
                 answer[hole] = self.fill(image, hole, photo)[hole]

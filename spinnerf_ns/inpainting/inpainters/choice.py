@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.inpainting.inpainters import INPAINTERS, Inpainter

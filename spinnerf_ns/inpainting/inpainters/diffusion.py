@@ -140,7 +140,7 @@ class DiffusionInpainter(PhotoInpainter):
         ring = (cv2.dilate(piece.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0) & ~piece & known
         filled = enlarged + span_membrane(np.where(ring[..., None], crop - enlarged, 0), ring)
         result = image.copy()
-        rows, columns = (slice(max(0, span.start), min(span.stop, side)) for span, side in zip(window, hole.shape))
+        rows, columns = (slice(max(0, span.start), min(span.stop, side)) for span, side in zip(window, hole.shape, strict=True))
         inner = filled[rows.start - window[0].start :, columns.start - window[1].start :]
         inner = inner[: rows.stop - rows.start, : columns.stop - columns.start]
         result[rows, columns] = np.clip(np.round(inner), 0, 255).astype(np.uint8)
@@ -164,8 +164,8 @@ def square_around(hole: BoolMask, context: float, least: int) -> tuple[slice, sl
 
 def _square(image: Image, hole: BoolMask, window: tuple[slice, slice]) -> tuple[npt.NDArray, BoolMask, BoolMask]:
     """The window's photo, its hole, and what of it lies in the photo. Beyond the border photo and hole are mirrored."""
-    pads = tuple((max(0, -span.start), max(0, span.stop - side)) for span, side in zip(window, hole.shape))
-    cut = tuple(slice(span.start + pad[0], span.stop + pad[0]) for span, pad in zip(window, pads))
+    pads = tuple((max(0, -span.start), max(0, span.stop - side)) for span, side in zip(window, hole.shape, strict=True))
+    cut = tuple(slice(span.start + pad[0], span.stop + pad[0]) for span, pad in zip(window, pads, strict=True))
     crop = np.pad(image, (*pads, (0, 0)), mode="symmetric")[cut]
     piece = np.pad(hole, pads, mode="symmetric")[cut]
     inside = np.pad(np.ones_like(hole), pads)[cut]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ def fill_in_tiles(
         tile = _tile(chosen, cell)
         tile = _tile(chosen, cell)
         wanted = np.zeros_like(left[tile])
-        inner = tuple(slice(each.start - whole.start, each.stop - whole.start) for each, whole in zip(chosen, tile))
+        inner = tuple(slice(each.start - whole.start, each.stop - whole.start) for each, whole in zip(chosen, tile, strict=True))
         wanted[inner] = left[chosen]
         answer[tile][wanted] = fill(answer[tile], left[tile])[wanted]
         left[chosen] = False

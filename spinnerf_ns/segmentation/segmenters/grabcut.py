@@ -157,7 +157,7 @@ class GrabCutSegmenter:
         """Log odds from clicks: 2 at a click, less around it."""
         rows, columns = np.mgrid[: window.size[1], : window.size[0]].astype(np.float32)
         odds = np.zeros(rows.shape, np.float32)
-        for (x, y), label in zip(prompt.points, prompt.labels):
+        for (x, y), label in zip(prompt.points, prompt.labels, strict=True):
             x, y = window.locate(x, y)
             near = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * self.click_reach**2))
             odds += (2.0 if label == OBJECT_LABEL else -2.0) * near
@@ -242,7 +242,7 @@ class _Window:
     def discs(self, prompt: Prompt, label: int, radius: int) -> BoolMask:
         """(h, w) window pixels close to the prompt's points of a label."""
         drawn = np.zeros((self.size[1], self.size[0]), np.uint8)
-        for (x, y), other in zip(prompt.points, prompt.labels):
+        for (x, y), other in zip(prompt.points, prompt.labels, strict=True):
             if other == label:
                 column, row = self.locate(x, y)
                 cv2.circle(drawn, (round(column), round(row)), radius, 1, -1)
@@ -312,7 +312,7 @@ def _missed_sides(object_mask: BoolMask, box: Box) -> BoolMask | None:
     half_width, half_height = max(1.0, (x1 - x0) / 2 - margin), max(1.0, (y1 - y0) / 2 - margin)
     inside = ((x - (x0 + x1) / 2) / half_width) ** 2 + ((y - (y0 + y1) / 2) / half_height) ** 2 < 1
     beyond = [x < found[0], y < found[1], x > found[2], y > found[3]]
-    return inside & np.any([part for part, is_open in zip(beyond, open_sides) if is_open], axis=0)
+    return inside & np.any([part for part, is_open in zip(beyond, open_sides, strict=True) if is_open], axis=0)
 
 
 def _core(object_mask: BoolMask) -> BoolMask:

@@ -17,8 +17,8 @@ A photo whose references are not found again in it gets None; the next ones are 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -218,7 +218,7 @@ class _Run:
         for other in references[1:]:
             known = self.affines.get((other, nearest))  # a short step composed with a known one beats one long step
             flow_affines.append(self.align(other, index) if known is None else _compose(flow_affines[0], known))
-        attempts = [dict(zip(references, flow_affines))]
+        attempts = [dict(zip(references, flow_affines, strict=True))]
         best: _Prior | None = None
         while attempts:
             affines = attempts.pop(0)

@@ -7,7 +7,7 @@ algorithm), so that they pass through as few and as good photos as possible.
 
 from __future__ import annotations
 
-from typing import Callable, Iterable
+from collections.abc import Callable, Iterable
 
 import cv2
 import numpy as np

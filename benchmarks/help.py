@@ -1,0 +1,79 @@
+"""What the plugin adds to the time of `ns-train --help`: the same command with the plugin's entry points and without them.
+
+    python benchmarks/help.py
+
+Each is a fresh process; the two take turns. Processor seconds of the whole process, imports included: other loads on the
+machine change wall time far more than the plugin does. Prints one JSON line last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import tyro
+from harness import machine
+
+COMMAND = """
+import sys
+import nerfstudio.plugins.registry as registry
+if sys.argv.pop(1) == "without":
+    every = registry.entry_points
+    def others(**wanted):
+        found = every(**wanted)
+        return type(found)([point for point in found if not point.value.startswith("spinnerf_ns")])
+    registry.entry_points = others
+from nerfstudio.scripts.train import entrypoint
+sys.argv[0] = "ns-train"
+entrypoint()
+"""
+
+
+@dataclass
+class Help:
+    """Compare `ns-train --help` with and without the plugin."""
+
+    repeats: int = 7
+    """Runs of each that are counted; one more comes first, to fill the disk's cache."""
+
+    def main(self) -> None:
+        seconds: dict[str, list[float]] = {"with": [], "without": []}
+        for turn in range(self.repeats + 1):
+            for name, times in seconds.items():
+                found = run(name)
+                if turn > 0:
+                    times.append(found)
+        medians = {name: statistics.median(times) for name, times in seconds.items()}
+        added = [a - b for a, b in zip(seconds["with"], seconds["without"], strict=True)]
+        print(f"with: {sorted(round(x, 2) for x in seconds['with'])}, without: {sorted(round(x, 2) for x in seconds['without'])}")
+        print(
+            json.dumps(
+                {
+                    "help_ratio": round(medians["with"] / medians["without"], 3),
+                    "help_added_s": round(statistics.median(added), 3),
+                    "machine": machine(),
+                }
+            )
+        )
+
+
+def run(name: str) -> float:
+    """Processor seconds of one process.
+
+    Raises:
+        SystemExit: the plugin's methods are not in its output although they should be, or the other way round.
+    """
+    before = os.times()
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", COMMAND, name, "--help"], capture_output=True, text=True)
+    after = os.times()
+    if done.returncode != 0 or ("spinnerf-seg" in done.stdout) != (name == "with"):
+        raise SystemExit(f"ns-train --help {name} the plugin: exit {done.returncode}\n{done.stdout[-500:]}{done.stderr[-500:]}")
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+if __name__ == "__main__":
+    tyro.cli(Help).main()

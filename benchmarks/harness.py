@@ -26,8 +26,8 @@ from spinnerf_ns.scene.workspace import Workspace
 
 LATE = 6000
 """A step after every warm-up: proposal networks learn in one step of six, as for most of a run."""
-CYCLE = 6
-"""Steps of such a cycle; what is timed is always whole ones."""
+CYCLE = 12
+"""Steps of such a cycle, which holds as many of objectness too (one in four); what is timed is always whole ones."""
 
 
 def write_scene(root: Path, photos: int = 10) -> Path:
@@ -60,7 +60,7 @@ def stock_nerfacto(like: TrainerConfig) -> TrainerConfig:
     return config
 
 
-def make_trainer(config: TrainerConfig, data: Path, output: Path, name: str) -> Trainer:
+def make_trainer(config: TrainerConfig, data: Path, output: Path, name: str, seed: int = 0) -> Trainer:
     """A trainer that is ready for `train_steps`; no download, no viewer."""
     config = deepcopy(config)
     config.data = config.pipeline.datamanager.data = data
@@ -69,7 +69,7 @@ def make_trainer(config: TrainerConfig, data: Path, output: Path, name: str) -> 
         setattr(config, name, NEVER)
     config.logging.local_writer.enable = False
     config.set_timestamp()
-    seed_everything(0)
+    seed_everything(seed)
     with mock.patch("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", CachedLpips):
         trainer = config.setup(local_rank=0, world_size=1)
         trainer.setup()

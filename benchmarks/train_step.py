@@ -2,8 +2,8 @@
 
     python benchmarks/train_step.py
 
-All on a made-up scene, in one process, in turn; each figure is a ratio of medians over whole cycles of six steps (proposal
-networks learn in one step of six), after every warm-up:
+All on a made-up scene, in one process, in turn; each figure is a ratio of medians over whole cycles of twelve steps (proposal
+networks learn in one step of six, -lite objectness in one of four), after every warm-up:
 
 - rays_per_s_ratio_vs_nerfacto_torch: spinnerf-seg-lite with objectness against nerfstudio's nerfacto, same grid, samples and
   1024 rays. `_default`: the same for nerfacto's default grid (spinnerf-seg). Both profit from memory that is kept.
@@ -47,7 +47,7 @@ RAYS = 1024
 class Benchmark:
     """Compare training steps."""
 
-    repeats: int = 9
+    repeats: int = 7
     """Timed cycles of each contestant."""
     warm_up: int = 150
     """Steps before the timed ones, -lite grid."""

@@ -1,5 +1,7 @@
 """spinnerf-inpaint: a field fitted to the photos without the object."""
 
+from copy import deepcopy
+
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import TrainerConfig
@@ -23,7 +25,7 @@ spinnerf_inpaint = MethodSpecification(
         pipeline=SpinnerfInpaintPipelineConfig(
             datamanager=SpinnerfInpaintDataManagerConfig(), model=SpinnerfInpaintModelConfig()
         ),
-        optimizers={name: dict(_group) for name in ("proposal_networks", "fields")},
+        optimizers={name: deepcopy(_group) for name in ("proposal_networks", "fields")},
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15, quit_on_train_completion=True),
         vis="viewer",
     ),

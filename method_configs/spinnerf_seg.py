@@ -1,5 +1,7 @@
 """spinnerf-seg: masks that agree in 3-D."""
 
+from copy import deepcopy
+
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import TrainerConfig
@@ -24,7 +26,7 @@ spinnerf_seg = MethodSpecification(
         pipeline=SpinnerfSegPipelineConfig(
             datamanager=SpinnerfSegDataManagerConfig(), model=SpinnerfSegModelConfig(), mask_round_steps=(4000, 7000)
         ),
-        optimizers={name: dict(_group) for name in ("proposal_networks", "fields", "objectness")},
+        optimizers={name: deepcopy(_group) for name in ("proposal_networks", "fields", "objectness")},
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15, quit_on_train_completion=True),
         vis="viewer",
     ),

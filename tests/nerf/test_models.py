@@ -104,6 +104,19 @@ def test_objectness_loss_leaves_density_weights_alone(source, rays):
         assert all(is_zero(g) for name, g in found.items() if name.startswith("field."))
 
 
+def test_objectness_is_trained_every_so_many_steps_and_always_rendered():
+    model = build(SpinnerfSegModelConfig(average_init_density=3.0, objectness_every=3)).train()
+    batch = {"image": torch.rand(32, 3), "object_label": torch.randint(0, 2, (32,))}
+    trained = []
+    for _ in range(6):
+        outputs = model(bundle())
+        losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
+        trained.append("objectness_loss" in losses)
+    assert trained == [False, False, True] * 2
+    model.eval()
+    assert all("objectness" in model(bundle()) for _ in range(3))
+
+
 def test_logit_is_composited_like_a_colour(rays):
     model = build(SpinnerfSegModelConfig()).train()
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from spinnerf_ns.conventions import load_object_mask, read_image
+from spinnerf_ns.segmentation.trackers import flow
 from spinnerf_ns.segmentation.trackers.flow import FlowTracker
 from spinnerf_ns.segmentation.trackers.object_motion import DenseFlow, fit_affine, fit_object_motion, pixel_grid
 from tests.segmentation.conftest import iou, moving_disc, photos, texture, truth
@@ -45,6 +46,21 @@ def test_real_photos(statue_folder) -> None:
     masks = [load_object_mask(file.parent / "label" / file.name) for file in files]
     tracked = track(images, {1: masks[1]}, window_size=256)
     assert min(iou(found, true) for found, true in zip(tracked, masks)) > 0.92
+
+
+@pytest.mark.parametrize("operation", [cv2.dilate, cv2.erode])
+def test_masks_are_drawn_as_generously_as_the_sources(twin, operation, monkeypatch) -> None:
+    images = photos(twin)[:4]
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    masks = [operation(truth(twin, photo).astype(np.uint8), cross) > 0 for photo in twin.train_photos[:4]]
+    drawn = track(images, {1: masks[1]})
+    monkeypatch.setattr(flow, "LEVELS", np.array([0.5]))
+    uncalibrated = track(images, {1: masks[1]})
+
+    def excess(found):
+        return np.mean([abs(np.log(one.sum() / true.sum())) for one, true in zip(found, masks)])
+
+    assert excess(drawn) < 0.7 * excess(uncalibrated)
 
 
 def test_lost_where_the_object_is_not(twin) -> None:

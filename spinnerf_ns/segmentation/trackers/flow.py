@@ -50,6 +50,8 @@ Floats = NDArray[np.float32]
 CACHED_PHOTOS = 8
 UNSEEN_ODDS = -1.0
 """Log odds of the object where no reference shows anything: what comes into a frame mostly is background."""
+LEVELS = np.linspace(0.2, 0.8, 25)
+"""Where fitted probabilities may be cut."""
 
 
 @dataclass
@@ -131,6 +133,7 @@ class _Run:
         self.images = images
         self.masks: list[BoolMask | None] = [None] * len(images)
         self.sources: list[int] = []
+        self.level = 0.5
         self.affines: dict[tuple[int, int], NDArray[np.float64]] = {}
         self.graph = PhotoGraph(len(images), lambda index: self.photo(index)[0], options.reach)
         self._tried: dict[int, list[int]] = {}
@@ -149,6 +152,28 @@ class _Run:
                 self.sources.append(index)
         for index in self.sources:
             self.graph.add_source(index, self.masks[index])
+        self.level = self._calibrated_level()
+
+    def _calibrated_level(self) -> float:
+        """Where fitted probabilities are cut: where the fit of a source photo to itself gives its own mask back best.
+
+        A mask's contour need not lie where the photo's edges and the fit's smoothing put it: drawn generously, it lies
+        outside all around. Tracked masks shall be drawn as the source's is.
+        """
+        overlap, either = np.zeros(len(LEVELS)), np.zeros(len(LEVELS))
+        identity = np.eye(2, 3)
+        for index in self.sources:
+            prior = self._prior(index, {index: identity})
+            fitted = None if prior is None else prior.fitted()
+            if fitted is None:
+                continue
+            for at, level in enumerate(LEVELS):
+                found = fitted > level
+                overlap[at] += (found & self.masks[index]).sum()
+                either[at] += (found | self.masks[index]).sum()
+        score = overlap / np.maximum(either, 1)
+        best = score >= score.max() - 1e-9
+        return float(LEVELS[best][np.argmin(np.abs(LEVELS[best] - 0.5))])
 
     def photo(self, index: int) -> tuple[Image, tuple[int, int]]:
         """The photo at working size, and its full (height, width)."""
@@ -231,10 +256,10 @@ class _Run:
                 attempts += [matched] if matched else []
         if best is None or best.support < self.options.least_support:
             return False
-        fitted = best.fitted_mask()
-        if fitted is None or not fitted.any():
+        fitted = best.fitted()
+        if fitted is None or not (fitted > self.level).any():
             return False
-        self.masks[index] = fitted
+        fitted = self.masks[index] = clean_components(fitted > self.level)
         self.graph.add_tracked(index, fitted, best.affines, best.support)
         self.affines.update({(other, index): affine for other, affine in best.affines.items()})
         return True
@@ -301,8 +326,8 @@ class _Prior:
         trust = max(0.02, motion.support) * self.run.graph.worth(reference)
         self.evidence.append((image, known_mask, (weight * trust * inside).astype(np.float32), inside))
 
-    def fitted_mask(self) -> BoolMask | None:
-        """(H, W) at the photo's full size, or None if the fit went astray."""
+    def fitted(self) -> Floats | None:
+        """(H, W) probability at the photo's full size, or None if the fit went astray."""
         total = sum(weight for _, _, weight, _ in self.evidence)
         warped = sum(probability * weight for _, probability, weight, _ in self.evidence) / (total + 1e-6)
         unseen = np.max([inside for *_, inside in self.evidence], axis=0) < 0.5  # outside of all the references' frames
@@ -332,14 +357,13 @@ class _Prior:
         prior = sigmoid(np.where(unseen, UNSEEN_ODDS, log_odds(blurred)) + log_odds(colour)).astype(np.float32)
         return random_walk(lab, prior, np.abs(2 * prior - 1), surely_object, surely_background, options.smoothness)
 
-    def _to_photo(self, probability: Floats) -> BoolMask:
+    def _to_photo(self, probability: Floats) -> Floats:
         _, (height, width) = self.run.photo(self.index)
         work = self.run.photo(self.index)[0].shape[:2]
         back = cv2.invertAffineTransform(self.affine)
         across, down = width / work[1], height / work[0]
         full = np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5]])
-        object_mask = _warp(probability, _compose(full, back), (width, height), cv2.BORDER_CONSTANT) > 0.5
-        return clean_components(object_mask)
+        return _warp(probability, _compose(full, back), (width, height), cv2.BORDER_CONSTANT)
 
 
 def _compose(second: NDArray[np.float64], first: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -48,11 +48,10 @@ def test_real_photos(statue_folder) -> None:
     assert min(iou(found, true) for found, true in zip(tracked, masks)) > 0.92
 
 
-@pytest.mark.parametrize("operation", [cv2.dilate, cv2.erode])
-def test_masks_are_drawn_as_generously_as_the_sources(twin, operation, monkeypatch) -> None:
+def test_masks_are_drawn_as_generously_as_the_sources(twin, monkeypatch) -> None:
     images = photos(twin)[:4]
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    masks = [operation(truth(twin, photo).astype(np.uint8), cross) > 0 for photo in twin.train_photos[:4]]
+    masks = [cv2.dilate(truth(twin, photo).astype(np.uint8), cross) > 0 for photo in twin.train_photos[:4]]
     drawn = track(images, {1: masks[1]})
     monkeypatch.setattr(flow, "LEVELS", np.array([0.5]))
     uncalibrated = track(images, {1: masks[1]})

@@ -50,8 +50,8 @@ Floats = NDArray[np.float32]
 CACHED_PHOTOS = 8
 UNSEEN_ODDS = -1.0
 """Log odds of the object where no reference shows anything: what comes into a frame mostly is background."""
-LEVELS = np.linspace(0.2, 0.8, 25)
-"""Where fitted probabilities may be cut."""
+LEVELS = np.linspace(0.2, 0.5, 13)
+"""Where fitted probabilities may be cut. Not above a half: a mask that is too small leaves the object's rim in the photo."""
 
 
 @dataclass

@@ -27,8 +27,8 @@ class Profile:
     rows: int = 15
     """Operations to list."""
     cycles: int = 3
-    """Profiled cycles of six steps."""
-    warm_up: int = 60
+    """Profiled cycles of twelve steps."""
+    warm_up: int = 150
     """Steps before."""
 
     def main(self) -> None:

@@ -56,7 +56,9 @@ def seg_run(scene, tmp_path_factory) -> Path:
     """A short spinnerf-seg run on it, exported; its config.yml."""
     from spinnerf_ns.runs import train
 
-    config = small_config("spinnerf-seg-lite", **{"pipeline.mask_round_steps": (STEPS // 2,)})
+    # So few steps have none to spare: objectness learns in each.
+    settings = {"pipeline.mask_round_steps": (STEPS // 2,), "pipeline.model.objectness_every": 1}
+    config = small_config("spinnerf-seg-lite", **settings)
     with no_network():
         return train(config, scene.root, tmp_path_factory.mktemp("runs"), "test").config_path
 

@@ -19,7 +19,7 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
 from spinnerf_ns.conventions import load_object_mask, save_object_mask
 from spinnerf_ns.evaluation.baselines import masked_nerf
-from spinnerf_ns.evaluation.twin import TwinConfig, write_twin
+from spinnerf_ns.evaluation.twin import TwinConfig, TwinScene, write_twin
 from spinnerf_ns.nerf.base_model import CachedLpips
 from spinnerf_ns.runs import NEVER, apply, method_config, seed_everything
 from spinnerf_ns.scene.workspace import Workspace
@@ -30,15 +30,24 @@ CYCLE = 12
 """Steps of such a cycle, which holds as many of objectness too (one in four); what is timed is always whole ones."""
 
 
-def write_scene(root: Path, photos: int = 10) -> Path:
+def small_twin(photos: int = 10) -> TwinConfig:
+    """A twin scene that is quickly made: what is timed does not depend on how it looks."""
+    return TwinConfig(num_train=photos, num_test=2, supersampling=1)
+
+
+def write_scene(root: Path, config: TwinConfig) -> TwinScene:
     """A twin scene with its true masks as the tracked ones."""
-    scene = write_twin(root, TwinConfig(num_train=photos, num_test=2, supersampling=1))
+    scene = write_twin(root, config)
     workspace = Workspace.open(root)
     workspace.set_object_free([Path(photo).stem for photo in scene.object_free])
-    for photo in scene.train_photos:
-        mask = load_object_mask(scene.truth(photo, "object_masks"))
-        save_object_mask(workspace.mask_path("masks_2d", Path(photo).stem), mask)
-    return root
+    give_masks(workspace, [scene.truth(photo, "object_masks") for photo in scene.train_photos])
+    return scene
+
+
+def give_masks(workspace: Workspace, masks: list[Path]) -> None:
+    """True masks, files named as their photos, as the tracked ones."""
+    for path in masks:
+        save_object_mask(workspace.mask_path("masks_2d", path.stem), load_object_mask(path))
 
 
 def ours(method: str, **settings: object) -> TrainerConfig:
@@ -54,7 +63,11 @@ def ours(method: str, **settings: object) -> TrainerConfig:
 
 def stock_nerfacto(like: TrainerConfig) -> TrainerConfig:
     """nerfstudio's nerfacto with the same grid, samples, rays and rates, and nothing of this plugin's."""
-    config = masked_nerf(like)
+    return with_stock_optimizers(masked_nerf(like))
+
+
+def with_stock_optimizers(config: TrainerConfig) -> TrainerConfig:
+    """nerfstudio's Adam at the same rates. In place."""
     for group in config.optimizers.values():
         group["optimizer"] = AdamOptimizerConfig(lr=group["optimizer"].lr, eps=group["optimizer"].eps)
     return config

@@ -19,13 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from harness import machine, make_trainer, ours, train_steps
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from harness import give_masks, machine, make_trainer, ours, train_steps, with_stock_optimizers, write_scene
 from nerfstudio.engine.trainer import TrainerConfig
 
-from spinnerf_ns.conventions import load_object_mask, read_image, save_object_mask
+from spinnerf_ns.conventions import read_image
 from spinnerf_ns.evaluation.metrics import psnr_from_mse
-from spinnerf_ns.evaluation.twin import TwinConfig, write_twin
+from spinnerf_ns.evaluation.twin import TwinConfig
 from spinnerf_ns.nerf.rendering import render_pixels
 from spinnerf_ns.scene.capture import load_capture
 from spinnerf_ns.scene.llff import convert_llff
@@ -72,32 +71,20 @@ def configuration(path: str) -> TrainerConfig:
         "spinnerf-seg-lite", pipeline__model__objectness=False, pipeline__model__fast_hash_grid=path == "fast"
     )
     del config.optimizers["objectness"]
-    if path == "torch":
-        for group in config.optimizers.values():
-            group["optimizer"] = AdamOptimizerConfig(lr=group["optimizer"].lr, eps=group["optimizer"].eps)
-    return config
+    return with_stock_optimizers(config) if path == "torch" else config
 
 
 def write_twin_scene(root: Path) -> dict[str, Path]:
     """A twin scene; returns its held-out views' photos with the object."""
-    scene = write_twin(root, TwinConfig())
-    workspace = Workspace.open(root)
-    workspace.set_object_free([Path(photo).stem for photo in scene.object_free])
-    give_masks(workspace, [scene.truth(photo, "object_masks") for photo in scene.train_photos])
+    scene = write_scene(root, TwinConfig())
     return {Path(photo).stem: scene.truth(photo, "images_with_object") for photo in scene.object_free}
 
 
 def held_out_photos(root: Path) -> dict[str, Path]:
-    """The photos of a dataset that are not trained on."""
+    """The photos of a dataset that are not trained on; the others get their labels as masks, which the data manager wants."""
     held_out = json.loads((root / "transforms.json").read_text())["test_filenames"]
     give_masks(Workspace.open(root), sorted((root / "labels").glob("*.png")))
     return {Path(name).stem: root / name for name in held_out}
-
-
-def give_masks(workspace: Workspace, masks: list[Path]) -> None:
-    """True masks as the tracked ones: the data manager asks for some, and they are not looked at here."""
-    for path in masks:
-        save_object_mask(workspace.mask_path("masks_2d", path.stem), load_object_mask(path))
 
 
 def psnr(model, data: Path, truth: dict[str, Path]) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from harness import CYCLE, LATE, machine, make_trainer, ours, train_steps, write_scene
+from harness import CYCLE, LATE, machine, make_trainer, ours, small_twin, train_steps, write_scene
 from nerfstudio.engine.trainer import Trainer
 from torch.profiler import ProfilerActivity, profile
 
@@ -34,7 +34,7 @@ class Profile:
     def main(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
-            data = write_scene(root / "scene")
+            data = write_scene(root / "scene", small_twin()).root
             seg = make_trainer(ours("spinnerf-seg-lite"), data, root / "runs", "seg")
             tables = [self._profile("spinnerf-seg-lite", seg)]
             seg.save_checkpoint(LATE)

@@ -19,7 +19,18 @@ from pathlib import Path
 
 import torch
 import tyro
-from harness import LATE, machine, make_trainer, ours, ratio, stock_nerfacto, take_turns, train_steps, write_scene
+from harness import (
+    LATE,
+    machine,
+    make_trainer,
+    ours,
+    ratio,
+    small_twin,
+    stock_nerfacto,
+    take_turns,
+    train_steps,
+    write_scene,
+)
 from nerfstudio.cameras.cameras import Cameras
 
 from spinnerf_ns.nerf.rendering import render_pixels
@@ -43,7 +54,7 @@ class Benchmark:
     def main(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
-            data = write_scene(root / "scene", photos=6)
+            data = write_scene(root / "scene", small_twin(photos=6)).root
             config = ours(self.method, pipeline__datamanager__sparse_num_rays=0)
             trainer = make_trainer(config, data, root / "runs", "ours")
             place_as_stock(trainer.pipeline.model)

@@ -31,6 +31,7 @@ from harness import (
     ours,
     ratio,
     replaced,
+    small_twin,
     stock_nerfacto,
     take_turns,
     train_steps,
@@ -61,7 +62,7 @@ class Benchmark:
     def main(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             self.root = Path(folder)
-            write_scene(self.root / "scene")
+            write_scene(self.root / "scene", small_twin())
             found: dict[str, float] = {}
             lite = self._nerfacto("spinnerf-seg-lite", self.warm_up, self.repeats, found, "")
             self._objectness(lite, found)

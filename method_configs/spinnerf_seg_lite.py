@@ -10,6 +10,8 @@ spinnerf_seg_lite = MethodSpecification(
         spinnerf_seg.config,
         "spinnerf-seg-lite",
         steps=800,
+        # So short a training ends better with a higher rate: by 1.6 dB, and 0.005 of objectness' IoU, on the twin scene.
+        rates=(2e-2, 1e-3),
         model={
             "objectness_num_levels": 6,
             "objectness_max_res": 512,
@@ -21,6 +23,3 @@ spinnerf_seg_lite = MethodSpecification(
     description="spinnerf-seg with small grids and few samples, for laptops and CPUs",
 )
 spinnerf_seg_lite.config.pipeline.mask_round_steps = (500,)
-# So short a training ends better with a higher rate: by 1.6 dB, and 0.005 of objectness' IoU, on the twin scene.
-for _group in spinnerf_seg_lite.config.optimizers.values():
-    _group["optimizer"].lr = 2e-2

@@ -27,13 +27,21 @@ LITE_MODEL = {
 """Nerfacto's settings for a CPU; also what a baseline is given that shall be compared with a -lite method."""
 
 
-def lite(config: TrainerConfig, method_name: str, steps: int, model: dict | None = None, **datamanager: object) -> TrainerConfig:
+def lite(
+    config: TrainerConfig,
+    method_name: str,
+    steps: int,
+    rates: tuple[float, float],
+    model: dict | None = None,
+    **datamanager: object,
+) -> TrainerConfig:
     """A copy of `config` with `LITE_MODEL`, 1024 rays a step (and a few for other losses) and `steps` steps.
 
     Args:
         config: the method at full size; it is left as it is.
         method_name: the copy's name.
-        steps: iterations; learning rates end where the full method's do.
+        steps: iterations.
+        rates: learning rate of all groups at the first and the last step; between them it falls exponentially.
         model: further settings of the model.
         datamanager: further settings of the data manager.
     """
@@ -47,6 +55,8 @@ def lite(config: TrainerConfig, method_name: str, steps: int, model: dict | None
         setattr(config.pipeline.model, name, deepcopy(value))
     for name, value in {"train_num_rays_per_batch": 1024, "sparse_num_rays": 128, **datamanager}.items():
         setattr(config.pipeline.datamanager, name, value)
+    first, last = rates
     for group in config.optimizers.values():
-        group["scheduler"] = ExponentialDecaySchedulerConfig(lr_final=group["optimizer"].lr / 10, max_steps=steps)
+        group["optimizer"].lr = first
+        group["scheduler"] = ExponentialDecaySchedulerConfig(lr_final=last, max_steps=steps)
     return config

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -50,7 +51,7 @@ Floats = NDArray[np.float32]
 CACHED_PHOTOS = 8
 UNSEEN_ODDS = -1.0
 """Log odds of the object where no reference shows anything: what comes into a frame mostly is background."""
-LEVELS = np.linspace(0.2, 0.5, 13)
+LEVELS = np.linspace(0.5, 0.2, 13)
 """Where fitted probabilities may be cut. Not above a half: a mask that is too small leaves the object's rim in the photo."""
 
 
@@ -133,7 +134,6 @@ class _Run:
         self.images = images
         self.masks: list[BoolMask | None] = [None] * len(images)
         self.sources: list[int] = []
-        self.level = 0.5
         self.affines: dict[tuple[int, int], NDArray[np.float64]] = {}
         self.graph = PhotoGraph(len(images), lambda index: self.photo(index)[0], options.reach)
         self._tried: dict[int, list[int]] = {}
@@ -152,9 +152,9 @@ class _Run:
                 self.sources.append(index)
         for index in self.sources:
             self.graph.add_source(index, self.masks[index])
-        self.level = self._calibrated_level()
 
-    def _calibrated_level(self) -> float:
+    @cached_property
+    def level(self) -> float:
         """Where fitted probabilities are cut: where the fit of a source photo to itself gives its own mask back best.
 
         A mask's contour need not lie where the photo's edges and the fit's smoothing put it: drawn generously, it lies
@@ -171,9 +171,7 @@ class _Run:
                 found = fitted > level
                 overlap[at] += (found & self.masks[index]).sum()
                 either[at] += (found | self.masks[index]).sum()
-        score = overlap / np.maximum(either, 1)
-        best = score >= score.max() - 1e-9
-        return float(LEVELS[best][np.argmin(np.abs(LEVELS[best] - 0.5))])
+        return float(LEVELS[np.argmax(overlap / np.maximum(either, 1))])
 
     def photo(self, index: int) -> tuple[Image, tuple[int, int]]:
         """The photo at working size, and its full (height, width)."""
@@ -257,10 +255,13 @@ class _Run:
         if best is None or best.support < self.options.least_support:
             return False
         fitted = best.fitted()
-        if fitted is None or not (fitted > self.level).any():
+        if fitted is None:
             return False
-        fitted = self.masks[index] = clean_components(fitted > self.level)
-        self.graph.add_tracked(index, fitted, best.affines, best.support)
+        object_mask = clean_components(fitted > self.level)
+        if not object_mask.any():
+            return False
+        self.masks[index] = object_mask
+        self.graph.add_tracked(index, object_mask, best.affines, best.support)
         self.affines.update({(other, index): affine for other, affine in best.affines.items()})
         return True
 

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from spinnerf_ns.inpainting.label_cut import cut_labels
+from spinnerf_ns.inpainting.sight import POINTS, Photos, look
 from spinnerf_ns.inpainting.surfaces import EDGE, REST, plane_depths, shown_surfaces
-from spinnerf_ns.inpainting.visibility import ViewLayers, look
-from spinnerf_ns.scene.cameras import unproject_pixels
+from spinnerf_ns.inpainting.visibility import ViewLayers
+from spinnerf_ns.scene.cameras import ray_directions
 
 NODES = 6000
 """Pixels of a hole whose surfaces are decided one by one; larger holes are decided on a coarser grid."""
@@ -36,13 +37,13 @@ Floats = npt.NDArray[np.float64]
 
 
 def continued(
-    layer: ViewLayers, others: Sequence[ViewLayers], planes: Floats, labels: npt.NDArray[np.uint8]
+    layer: ViewLayers, others: Sequence[ViewLayers] | Photos, planes: Floats, labels: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.uint8]:
     """Labels whose surfaces go on into the hole.
 
     Args:
         layer: the photo; `z_visible` may hold anything in the hole.
-        others: the other photos.
+        others: the other photos; as `Photos` they need not be prepared again.
         planes: (K, 4) from `surfaces.find_planes`.
         labels: (H, W) from `surfaces.surface_labels`.
 
@@ -65,6 +66,7 @@ def continued(
     rest = shown_surfaces(layer.view, layer.z_visible, hole, planes)[at] == REST
     found = np.where(rest, layer.z_visible[at], np.nan)
     depths = np.concatenate([found[:, None], depths], axis=1)[:, shown]
+    others = others if isinstance(others, Photos) else Photos(others)
     inside, start = coarse_hole[nodes], np.searchsorted(shown, coarse[nodes])
     start = np.where(inside, 0, np.minimum(start, len(shown) - 1))
     unary = np.full(depths.shape, np.inf)
@@ -80,21 +82,20 @@ def continued(
     return np.where(hole, shown[np.argmax(votes, axis=0)], labels).astype(np.uint8)
 
 
-def _doubt(layer: ViewLayers, others: Sequence[ViewLayers], depths: Floats, at: tuple[npt.NDArray, npt.NDArray]) -> Floats:
+def _doubt(layer: ViewLayers, others: Photos, depths: Floats, at: tuple[npt.NDArray, npt.NDArray]) -> Floats:
     """(N, K) what the other photos say of (N, K) depths at pixels: 0 they show that point, 1 they deny it, between: unknown."""
+    rays = ray_directions(layer.view, np.stack([at[1] + 0.5, at[0] + 0.5], axis=1)).T
+    pixel, label = np.nonzero(np.isfinite(depths))
+    shows, denies = np.zeros(len(pixel)), np.zeros(len(pixel))
+    for start in range(0, len(pixel), POINTS):
+        some = slice(start, start + POINTS)
+        points = layer.view.c2w[:, 3:] + rays[:, pixel[some]] * depths[pixel[some], label[some]]
+        for first in range(0, len(others), 8):
+            seen = look(others[first : first + 8], points, TOLERANCE)
+            shows[some] += np.bincount(seen.point[seen.deviation <= TOLERANCE], minlength=points.shape[1])
+            denies[some] += np.bincount(seen.point[seen.through], minlength=points.shape[1])
     doubt = np.ones(depths.shape)
-    for label in range(depths.shape[1]):
-        known = np.flatnonzero(np.isfinite(depths[:, label]))
-        z = np.zeros(layer.hole.shape)
-        pixels = tuple(axis[known] for axis in at)
-        z[pixels] = depths[known, label]
-        points = unproject_pixels(layer.view, *pixels, z)
-        shows, denies = np.zeros(len(known)), np.zeros(len(known))
-        for other in others:
-            seen = look(other, points, TOLERANCE)
-            shows += seen.deviation <= TOLERANCE
-            denies += seen.through
-        doubt[known, label] = (1 + denies) / (2 + shows + denies)
+    doubt[pixel, label] = (1 + denies) / (2 + shows + denies)
     # Photos that look past a thing show what is behind it; here that is hidden.
     nearer = depths[:, :, None] > (1 + EDGE) * depths[:, None]  # False where either is unknown
     return np.maximum(doubt, 1 - np.where(nearer, doubt[:, None], 1).min(axis=2))

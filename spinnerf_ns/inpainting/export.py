@@ -28,6 +28,7 @@ from spinnerf_ns.inpainting.continuation import continued
 from spinnerf_ns.inpainting.inpainters import INPAINTERS
 from spinnerf_ns.inpainting.inpainters.choice import choose_inpainter
 from spinnerf_ns.inpainting.reference import choose_reference, read_mended, reference_candidates, with_mended
+from spinnerf_ns.inpainting.sight import Photos
 from spinnerf_ns.inpainting.surfaces import fill_by_surface, find_planes, snapped, surface_labels
 from spinnerf_ns.inpainting.visibility import Filled, ViewLayers, fill_from_views
 from spinnerf_ns.scene.cameras import unproject_pixels
@@ -259,8 +260,8 @@ def _labels(layers: list[ViewLayers], planes: np.ndarray) -> list[npt.NDArray[np
     """Per photo (H, W): which plane each pixel shows, in the hole the one that goes on there."""
     labels = [surface_labels(x.view, x.z_visible, x.hole, planes) for x in layers]
     layers = _snapped(layers, planes, labels)
-    each = track(list(zip(layers, labels, strict=True)), "Continuing surfaces")
-    return [continued(layer, [other for other in layers if other is not layer], planes, own) for layer, own in each]
+    photos, each = Photos(layers), track(range(len(layers)), "Continuing surfaces")
+    return [continued(layers[number], photos.all_but(number), planes, labels[number]) for number in each]
 
 
 def _snapped(layers: list[ViewLayers], planes: np.ndarray, labels: list[npt.NDArray[np.uint8]]) -> list[ViewLayers]:

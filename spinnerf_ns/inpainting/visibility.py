@@ -22,21 +22,13 @@ import numpy.typing as npt
 
 from spinnerf_ns.conventions import BoolMask, Image, scale_pixels
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.scene.cameras import project, unproject_pixels
+from spinnerf_ns.inpainting.candidates import Asked, Exposure
+from spinnerf_ns.inpainting.sight import EDGE, LOOSE, Photos
+from spinnerf_ns.scene.cameras import ray_directions
 from spinnerf_ns.scene.capture import View
 
 Floats = npt.NDArray[np.float32]
 
-ENOUGH = 8
-"""A pixel that this many photos show asks no further ones."""
-LOOSE = 2.5
-"""A pixel next to accepted ones is accepted with this many times the tolerance."""
-EDGE = 4.0
-"""Pixels around the one looked at must agree within this many times the tolerance, else it lies on an edge."""
-ALIKE = 24.0
-"""Colours within this many 8-bit levels of each other agree."""
-GAIN_LIMIT = 1.25
-"""Exposure gains beyond this (or below its inverse) are cut: then it is not exposure that differs."""
 GROWTH = 24
 """Rounds, of two pixels each, in which accepted regions grow into pixels whose `z_background` is noisy or unknown."""
 SPECK_PER_1000 = 6.0
@@ -95,10 +87,10 @@ def fill_from_views(
     """
     for layer in layers:
         _check(layer)
-    filled = []
+    photos, filled = Photos(layers), []
     for number, layer in enumerate(layers):
-        others = [other for other in _nearest_first(layer, layers) if other is not layer]
-        filled.append(_fill(layer, others[:max_sources], relative_tolerance, match_exposure))
+        others = photos[[other for other in _nearest_first(layer, layers) if other != number][:max_sources]]
+        filled.append(_fill(layer, others, relative_tolerance, match_exposure))
         if progress is not None:
             progress(number)
     return filled
@@ -115,8 +107,8 @@ def _check(layer: ViewLayers) -> None:
             )
 
 
-def _nearest_first(layer: ViewLayers, layers: Sequence[ViewLayers]) -> list[ViewLayers]:
-    """By distance between the cameras, and by the angle between their axes: a right angle counts as the scene's depth."""
+def _nearest_first(layer: ViewLayers, layers: Sequence[ViewLayers]) -> list[int]:
+    """Numbers by distance between the cameras, and by the angle between their axes: a right angle counts as the scene's depth."""
     known = layer.z_visible[layer.z_visible > 0]
     depth = float(np.median(known)) if known.size else 1.0
 
@@ -124,48 +116,95 @@ def _nearest_first(layer: ViewLayers, layers: Sequence[ViewLayers]) -> list[View
         apart = np.linalg.norm(other.view.c2w[:, 3] - layer.view.c2w[:, 3]) / depth
         return float(apart + 1 - other.view.c2w[:, 2] @ layer.view.c2w[:, 2])
 
-    return sorted(layers, key=distance)
+    return sorted(range(len(layers)), key=lambda number: distance(layers[number]))
 
 
-def _fill(layer: ViewLayers, others: Sequence[ViewLayers], tolerance: float, match_exposure: bool) -> Filled:
-    hole = layer.hole
-    image, z = layer.image.copy(), np.where(hole, 0, layer.z_visible).astype(np.float32)
-    accepted = np.zeros_like(hole)
-    if not hole.any() or not others:
-        return Filled(image, hole.copy(), z)
-    rim = _rim(layer) if match_exposure else None
-
-    def accept(pixels: BoolMask, z_pixels: Floats, candidates: _Candidates) -> None:
-        rows, columns = np.nonzero(pixels)
-        taken = pixels[candidates.rows, candidates.columns]
-        image[rows, columns] = candidates.colours(taken)
-        z[rows, columns] = z_pixels[rows, columns]
-        accepted[rows, columns] = True
-
-    unknown = ~(np.isfinite(layer.z_background) & (layer.z_background > 0))
-    wanted = hole & ~unknown
-    if wanted.any():
-        candidates = _gather(layer, wanted, layer.z_background, others, tolerance, rim)
-        strong = candidates.spread(candidates.supports > candidates.conflicts, hole.shape)
-        loose = candidates.spread(candidates.loose_supports > candidates.conflicts, hole.shape)
-        accept(_coherent(strong, loose, layer.z_background, tolerance), layer.z_background, candidates)
-    news = ~hole | accepted
-    for _ in range(GROWTH):
-        wanted = hole & ~accepted & (cv2.dilate(news.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0)
-        proposal = _continued(z)
-        # A thing that no photo shows may stand before a wall that others do: a known depth is not overruled, only mended.
-        wanted &= (proposal > 0) & (unknown | (np.abs(proposal - layer.z_background) <= EDGE * tolerance * proposal))
-        if not wanted.any():
-            break
-        first = _gather(layer, wanted, proposal, others, LOOSE * tolerance, None)
-        proposal[wanted] *= first.correction
-        candidates = _gather(layer, wanted, proposal, others, tolerance, rim)
-        news = candidates.spread(candidates.supports > candidates.conflicts, hole.shape)
-        news &= _agreeing_neighbours((z > 0) | news, np.where(news, proposal, z), EDGE * tolerance) >= 3
-        accept(news, proposal, candidates)
-    unseen = hole & ~_without_specks(accepted)
+def _fill(layer: ViewLayers, others: Photos, tolerance: float, match_exposure: bool) -> Filled:
+    image, z = layer.image.copy(), np.where(layer.hole, 0, layer.z_visible).astype(np.float32)
+    if not layer.hole.any() or not len(others):
+        return Filled(image, layer.hole.copy(), z)
+    filling = _Filling(layer, others, tolerance, match_exposure, image, z)
+    filling.take_background()
+    filling.grow()
+    accepted = np.zeros_like(layer.hole)
+    accepted[filling.window] = filling.accepted
+    unseen = layer.hole & ~_without_specks(accepted, layer.view.width)
     image[unseen], z[unseen] = layer.image[unseen], 0
     return Filled(image, unseen, z)
+
+
+class _Filling:
+    """A hole that is being filled. Its masks and depths are those of a window around it: most of a photo has no part in it.
+
+    Args:
+        image, z: what is filled, in place; the photo and its depth, 0 in the hole.
+    """
+
+    def __init__(
+        self, layer: ViewLayers, others: Photos, tolerance: float, match_exposure: bool, image: Image, z: Floats
+    ) -> None:
+        self._layer, self._others, self._tolerance = layer, others, tolerance
+        self._exposure = Exposure(layer, others, tolerance) if match_exposure else None
+        x, y, width, height = cv2.boundingRect(layer.hole.astype(np.uint8))
+        # The largest window of a filter reaches two pixels.
+        self.window = slice(max(0, y - 3), y + height + 3), slice(max(0, x - 3), x + width + 3)
+        self._hole, self._background = layer.hole[self.window], layer.z_background[self.window]
+        self._image, self._z = image[self.window], z[self.window]
+        self.accepted = np.zeros_like(self._hole)
+        """The pixels that are filled."""
+        rows, columns = np.nonzero(self._hole)
+        centers = np.stack([columns + self.window[1].start + 0.5, rows + self.window[0].start + 0.5], axis=1)
+        self._rays = np.ascontiguousarray(ray_directions(layer.view, centers).T)
+
+    def take_background(self) -> None:
+        """Accepts pixels at their `z_background`."""
+        wanted = self._hole & self._known
+        if wanted.any():
+            asked = self._ask(wanted, self._background, self._tolerance)
+            strong = _spread(wanted, asked.supports > asked.conflicts)
+            loose = _spread(wanted, asked.loose_supports > asked.conflicts)
+            width = self._layer.view.width
+            self._accept(_coherent(strong, loose, self._background, self._tolerance, width), wanted, self._background, asked)
+
+    def grow(self) -> None:
+        """Accepts pixels next to what is known at the depth that goes on from there."""
+        news = ~self._hole | self.accepted
+        for _ in range(GROWTH):
+            wanted = self._hole & ~self.accepted & (cv2.dilate(news.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0)
+            z = _continued(self._z)
+            # A thing that no photo shows may stand before a wall that others do: a known depth is not overruled, only mended.
+            wanted &= (z > 0) & (~self._known | (np.abs(z - self._background) <= EDGE * self._tolerance * z))
+            if not wanted.any():
+                break
+            z[wanted] *= self._ask(wanted, z, LOOSE * self._tolerance).correction
+            asked = self._ask(wanted, z, self._tolerance)
+            news = _spread(wanted, asked.supports > asked.conflicts)
+            known = _agreeing_neighbours((self._z > 0) | news, np.where(news, z, self._z), EDGE * self._tolerance)
+            news &= known >= 3
+            self._accept(news, wanted, z, asked)
+
+    @property
+    def _known(self) -> BoolMask:
+        return np.isfinite(self._background) & (self._background > 0)
+
+    def _ask(self, pixels: BoolMask, z: Floats, tolerance: float) -> Asked:
+        """Asks the others about the pixels' points at depth `z`."""
+        points = self._layer.view.c2w[:, 3:] + self._rays[:, pixels[self._hole]] * z[pixels].astype(np.float64)
+        asked = Asked(points, tolerance)
+        asked.ask(self._others)
+        return asked
+
+    def _accept(self, pixels: BoolMask, wanted: BoolMask, z: Floats, asked: Asked) -> None:
+        self._image[pixels] = asked.colours(pixels[wanted], self._layer, self._others, self._exposure)
+        self._z[pixels] = z[pixels]
+        self.accepted[pixels] = True
+
+
+def _spread(pixels: BoolMask, values: BoolMask) -> BoolMask:
+    """(N,) values of the pixels as a mask."""
+    mask = np.zeros_like(pixels)
+    mask[pixels] = values
+    return mask
 
 
 def _continued(z: Floats) -> Floats:
@@ -177,193 +216,18 @@ def _continued(z: Floats) -> Floats:
     return np.where(count > 0.5, count / np.maximum(total, 1e-12), 0).astype(np.float32)
 
 
-# ------------------------------------------------------------------------------------------------------------- candidates
-class _Candidates:
-    """Up to `ENOUGH` colours for each of N pixels, best view first, and how many photos speak for and against each."""
-
-    def __init__(self, pixels: BoolMask) -> None:
-        self.rows, self.columns = np.nonzero(pixels)
-        count = self.rows.size
-        self.rgb = np.zeros((count, ENOUGH, 3), np.float32)
-        self.weight = np.zeros((count, ENOUGH), np.float32)
-        self.used = np.zeros(count, np.int64)
-        self.supports = np.zeros(count, np.int64)
-        self.loose_supports = np.zeros(count, np.int64)
-        self.conflicts = np.zeros(count, np.int64)
-        self.ratios = np.zeros(count, np.float64)
-
-    @property
-    def correction(self) -> npt.NDArray[np.float64]:
-        """(N,) factor that moves each depth onto the surface that the photos show near it."""
-        return self.supports / np.maximum(np.where(self.supports > 0, self.ratios, 1), 1e-12) + (self.supports == 0)
-
-    def spread(self, values: BoolMask, shape: tuple[int, int]) -> BoolMask:
-        """(N,) values of the pixels as an (H, W) mask."""
-        mask = np.zeros(shape, bool)
-        mask[self.rows, self.columns] = values
-        return mask
-
-    def add(self, which: npt.NDArray[np.int64], rgb: Floats, weight: Floats) -> None:
-        slot = self.used[which]
-        self.rgb[which, slot], self.weight[which, slot] = rgb, weight
-        self.used[which] += 1
-
-    def colours(self, taken: BoolMask) -> npt.NDArray[np.uint8]:
-        """(M, 3): the mean of what agrees with the colour that most weight agrees with; never a mean of different things."""
-        rgb, weight = self.rgb[taken], self.weight[taken]
-        alike = np.stack([np.abs(rgb - rgb[:, [slot]]).max(axis=2) < ALIKE for slot in range(ENOUGH)], axis=1)
-        votes = (alike * weight[:, None, :]).sum(axis=2) * (weight > 0)
-        agree = np.take_along_axis(alike, votes.argmax(axis=1)[:, None, None], axis=1)[:, 0]
-        share = agree * weight
-        mean = (share[..., None] * rgb).sum(axis=1) / np.maximum(share.sum(axis=1), 1e-12)[:, None]
-        return np.clip(np.round(mean), 0, 255).astype(np.uint8)
-
-
-def _gather(
-    layer: ViewLayers, pixels: BoolMask, z: Floats, others: Sequence[ViewLayers], tolerance: float, rim: _Rim | None
-) -> _Candidates:
-    """Asks the others about the pixels' background points at depth `z`, nearest first; `rim` None: no exposure gain."""
-    candidates = _Candidates(pixels)
-    points = unproject_pixels(layer.view, candidates.rows, candidates.columns, z)
-    for other in others:
-        active = np.flatnonzero(candidates.used < ENOUGH)
-        if not active.size:
-            break
-        seen = look(other, points[active], tolerance)
-        shown = seen.deviation <= tolerance
-        candidates.supports[active] += shown
-        candidates.ratios[active] += np.where(shown, seen.ratio, 0)
-        candidates.loose_supports[active] += seen.deviation <= LOOSE * tolerance
-        candidates.conflicts[active] += seen.through
-        good = seen.deviation <= LOOSE * tolerance
-        if not good.any():
-            continue
-        which = active[good]
-        rgb = _bilinear(other.image, seen.xy[good])
-        if rim is not None:
-            rgb = rgb * _gain(rim, other, tolerance)
-        weight = _weight(layer, other, points[which], seen, good, tolerance)
-        candidates.add(which, rgb, weight)
-    return candidates
-
-
-@dataclass
-class Seen:
-    """How a photo sees N points."""
-
-    xy: npt.NDArray[np.float64]
-    """(N, 2) pixel coordinates."""
-    ratio: npt.NDArray[np.float64]
-    """(N,) the point's depth over the depth shown there; infinite outside the photo, behind it, and next to its hole."""
-    deviation: npt.NDArray[np.float64]
-    """(N,) |ratio - 1|."""
-    through: BoolMask
-    """(N,) the photo looks through the point: it shows something well behind it."""
-    edge: BoolMask
-    """(N,) a depth edge is near: the colour there is a mixture."""
-
-
-def look(other: ViewLayers, points: npt.NDArray[np.float64], tolerance: float) -> Seen:
-    """How a photo sees (N, 3) points; `tolerance` is relative, of depth."""
-    xy, z = project(other.view, points)
-    width, height = other.view.width, other.view.height
-    seen = Seen(xy, np.full(z.size, np.inf), np.full(z.size, np.inf), np.zeros(z.size, bool), np.zeros(z.size, bool))
-    with np.errstate(invalid="ignore"):  # what cannot be projected is NaN, and not inside
-        inside = (z > 0) & (xy[:, 0] >= 0.5) & (xy[:, 0] <= width - 0.5) & (xy[:, 1] >= 0.5) & (xy[:, 1] <= height - 0.5)
-    which = np.flatnonzero(inside)
-    pixel = (np.minimum(xy[which, 1].astype(np.int64), height - 1), np.minimum(xy[which, 0].astype(np.int64), width - 1))
-    shown = other.z_visible[pixel]
-    # Most points fall into the other's hole or behind what it shows: these are done with here.
-    which = which[~other.hole[pixel] & (shown > 0) & (z[which] < (1 + EDGE * LOOSE * tolerance) * shown)]
-    column, row, part_x, part_y = _corner(xy[which], width, height)
-    corners = [(row + down, column + right) for down in (0, 1) for right in (0, 1)]
-    shares = np.stack([(1 - part_y) * (1 - part_x), (1 - part_y) * part_x, part_y * (1 - part_x), part_y * part_x])
-    z_corners = np.stack([other.z_visible[corner] for corner in corners]).astype(np.float64)
-    hidden = np.any([other.hole[corner] for corner in corners], axis=0)
-    usable = ((z_corners > 0) & np.isfinite(z_corners)).all(axis=0) & ~hidden
-    which, shares, z_corners = which[usable], shares[:, usable], z_corners[:, usable]
-    ratios = z[which] / z_corners  # 1 = agrees, > 1 = hidden, < 1 = looked through
-    # Disparity of a plane is affine in pixels, so its bilinear value is right on slanted surfaces, the nearest one on edges.
-    smooth = (ratios * shares).sum(axis=0)
-    nearest = np.take_along_axis(ratios, shares.argmax(axis=0)[None], axis=0)[0]
-    seen.ratio[which] = np.where(np.abs(smooth - 1) < np.abs(nearest - 1), smooth, nearest)
-    seen.deviation[which] = np.abs(seen.ratio[which] - 1)
-    seen.through[which] = ratios.max(axis=0) < 1 - LOOSE * tolerance
-    seen.edge[which] = np.abs(ratios - 1).max(axis=0) > EDGE * tolerance
-    return seen
-
-
-def _weight(
-    layer: ViewLayers, other: ViewLayers, points: npt.NDArray, seen: Seen, good: BoolMask, tolerance: float
-) -> Floats:
-    """(M,) trust in a photo's colour: it should look from nearly the same direction, from as near, and not on an edge."""
-    here, there = points - layer.view.c2w[:, 3], points - other.view.c2w[:, 3]
-    here_norm, there_norm = np.linalg.norm(here, axis=1), np.linalg.norm(there, axis=1)
-    cosine = np.clip((here * there).sum(axis=1) / np.maximum(here_norm * there_norm, 1e-12), -1, 1)
-    nearness = 1 / (np.arccos(cosine) + 0.02) ** 2
-    detail = np.minimum(1, (other.view.fx / there_norm) / (layer.view.fx / here_norm))
-    exact = np.exp(-((seen.deviation[good] / tolerance) ** 2) / 2)
-    return (nearness * detail**2 * exact * np.where(seen.edge[good], 0.02, 1) + 1e-6).astype(np.float32)
-
-
-def _corner(xy: npt.NDArray, width: int, height: int):
-    """The top-left of the four pixels whose centres surround each point, and the parts to the right and down."""
-    column = np.clip(np.floor(xy[:, 0] - 0.5).astype(np.int64), 0, max(width - 2, 0))
-    row = np.clip(np.floor(xy[:, 1] - 0.5).astype(np.int64), 0, max(height - 2, 0))
-    return column, row, xy[:, 0] - 0.5 - column, xy[:, 1] - 0.5 - row
-
-
-def _bilinear(image: Image, xy: npt.NDArray[np.float64]) -> Floats:
-    column, row, part_x, part_y = _corner(xy, image.shape[1], image.shape[0])
-    part_x, part_y = part_x[:, None], part_y[:, None]
-    top = image[row, column] * (1 - part_x) + image[row, column + 1] * part_x
-    bottom = image[row + 1, column] * (1 - part_x) + image[row + 1, column + 1] * part_x
-    return (top * (1 - part_y) + bottom * part_y).astype(np.float32)
-
-
-# --------------------------------------------------------------------------------------------------------------- exposure
-_Rim = tuple[npt.NDArray[np.float64], Floats]
-
-
-def _rim(layer: ViewLayers) -> _Rim | None:
-    """Up to 1500 points of what the photo shows around its hole, and their colours."""
-    reach = 2 * scale_pixels(25, layer.view.width) + 1
-    around = cv2.dilate(layer.hole.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
-    rows, columns = np.nonzero(around & ~layer.hole & (layer.z_visible > 0))
-    if rows.size < 50:
-        return None
-    chosen = np.linspace(0, rows.size - 1, min(rows.size, 1500)).astype(np.int64)
-    rows, columns = rows[chosen], columns[chosen]
-    return unproject_pixels(layer.view, rows, columns, layer.z_visible), layer.image[rows, columns].astype(np.float32)
-
-
-def _gain(rim: _Rim, other: ViewLayers, tolerance: float) -> Floats:
-    """(3,) factor that makes the other photo as bright as this one, from the points that both show; 1 if too few."""
-    points, colours = rim
-    seen = look(other, points, tolerance)
-    common = (seen.deviation <= LOOSE * tolerance) & ~seen.edge
-    if common.sum() < 50:
-        return np.ones(3, np.float32)
-    theirs, ours = _bilinear(other.image, seen.xy[common]), colours[common]
-    lit = ((theirs > 8) & (theirs < 247) & (ours > 8) & (ours < 247)).all(axis=1)  # clipped colours show no gain
-    if lit.sum() < 50:
-        return np.ones(3, np.float32)
-    gain = np.exp(np.median(np.log(ours[lit] / theirs[lit]), axis=0))
-    return np.clip(gain, 1 / GAIN_LIMIT, GAIN_LIMIT).astype(np.float32)
-
-
 # -------------------------------------------------------------------------------------------------------------- coherence
-def _coherent(strong: BoolMask, loose: BoolMask, z: Floats, tolerance: float) -> BoolMask:
+def _coherent(strong: BoolMask, loose: BoolMask, z: Floats, tolerance: float, width: int) -> BoolMask:
     """Accepted pixels whose neighbours are accepted at about their depth: hysteresis, then no lone pixels, no specks."""
     neighbours = np.ones((3, 3), np.uint8)
     agreeing = _agreeing_neighbours(strong, z, EDGE * tolerance)
     accepted = strong & (agreeing >= 3)
     accepted |= loose & (cv2.dilate(accepted.astype(np.uint8), neighbours) > 0)
-    return _without_specks(accepted)
+    return _without_specks(accepted, width)
 
 
-def _without_specks(accepted: BoolMask) -> BoolMask:
-    least = scale_pixels(SPECK_PER_1000, accepted.shape[1]) ** 2
+def _without_specks(accepted: BoolMask, width: int) -> BoolMask:
+    least = scale_pixels(SPECK_PER_1000, width) ** 2
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(accepted.astype(np.uint8), connectivity=8)
     return accepted & (statistics[:, cv2.CC_STAT_AREA] >= least)[labels]
 

@@ -11,6 +11,7 @@ the distance from the camera.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +30,9 @@ FISHEYE = ("OPENCV_FISHEYE",)
 NEWTON_STEPS = 20
 """At most; undistortion converges quadratically and mostly stops after four."""
 
+BLOCK = 1 << 14
+"""Points projected at a time: their intermediate results stay in the processor's cache."""
+
 
 def project(view: View, points_world: npt.ArrayLike) -> tuple[Points, Points]:
     """Pixels at which a view shows points.
@@ -46,22 +50,61 @@ def project(view: View, points_world: npt.ArrayLike) -> tuple[Points, Points]:
         SpinnerfError: the camera model is neither perspective nor fisheye.
     """
     points = np.asarray(points_world, dtype=np.float64).reshape(-1, 3)
-    camera = (points - view.c2w[:, 3]) @ view.c2w[:, :3]  # R^T (p - t), row-wise
-    x, y, z = camera[:, 0], -camera[:, 1], -camera[:, 2]  # OpenGL axes -> x right, y down, z forward
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        if _is_fisheye(view):
-            off_axis = np.hypot(x, y)
-            theta = np.arctan2(off_axis, z)
-            stretch = np.where(off_axis > 0, theta / off_axis, np.where(z > 0, 1 / z, np.nan))
-            x, y, z = x * stretch, y * stretch, np.sqrt(off_axis**2 + z**2)
-        else:
-            x, y = x / z, y / z
-            x, y = np.where(z > 0, x, np.nan), np.where(z > 0, y, np.nan)
-        folded = x**2 + y**2 > _fold(view.distortion)
-        x, y, *_ = _distort(x, y, view.distortion)
-        xy = np.stack([view.fx * x + view.cx, view.fy * y + view.cy], axis=-1)
-        xy[folded] = np.nan
+    camera = CameraStack([view])
+    xy, z = np.empty((len(points), 2)), np.empty(len(points))
+    for start in range(0, len(points), BLOCK):
+        block = slice(start, start + BLOCK)
+        x, y, z[block] = camera.project(np.ascontiguousarray(points[block].T))
+        xy[block, 0], xy[block, 1] = x, y
     return xy, z
+
+
+class CameraStack:
+    """Cameras that project the same points at once.
+
+    Args:
+        views: their views.
+
+    Raises:
+        SpinnerfError: a camera model is neither perspective nor fisheye.
+    """
+
+    def __init__(self, views: Sequence[View]) -> None:
+        poses = np.array([view.c2w for view in views], np.float64).reshape(-1, 3, 4)
+        self.center = poses[:, :, 3:]
+        """(V, 3, 1) where they are, world frame."""
+        axes = np.array([1.0, -1.0, -1.0])[:, None]  # OpenGL axes -> x right, y down, z forward
+        self._rotation = np.ascontiguousarray(poses[:, :, :3].transpose(0, 2, 1) * axes)
+        pixels = np.array([[view.fx, view.fy, view.cx, view.cy] for view in views], np.float64).reshape(-1, 4, 1)
+        self._pixels = pixels
+        self._distortion = np.array([view.distortion for view in views], np.float64).reshape(-1, 6, 1)
+        self._fold = np.array([_fold(view.distortion) for view in views])[:, None]
+        self._fisheye = np.array([_is_fisheye(view) for view in views], bool)
+
+    def __len__(self) -> int:
+        return len(self._fold)
+
+    def __getitem__(self, which: slice | npt.NDArray[np.int64]) -> CameraStack:
+        part = CameraStack.__new__(CameraStack)
+        part.__dict__.update({name: values[which] for name, values in vars(self).items()})
+        return part
+
+    def project(self, points: Points) -> tuple[Points, Points, Points]:
+        """Pixels x and y and depth z, each (V, N), of points (3, N): what the function `project` returns."""
+        camera = self._rotation @ (points - self.center)  # R^T (p - t)
+        x, y, z = camera[:, 0], camera[:, 1], camera[:, 2]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            before = np.where(z > 0, z, np.nan)
+            ray_x, ray_y = x / before, y / before
+            for number in np.flatnonzero(self._fisheye):
+                ray_x[number], ray_y[number], z[number] = _fisheye_ray(x[number], y[number], z[number])
+            x, y = ray_x, ray_y
+            if self._distortion.any():
+                folded = x * x + y * y > self._fold
+                x, y = _distorted(x, y, self._distortion.transpose(1, 0, 2))
+                x[folded], y[folded] = np.nan, np.nan
+            fx, fy, cx, cy = self._pixels.transpose(1, 0, 2)
+            return fx * x + cx, fy * y + cy, z
 
 
 def unproject(view: View, xy: npt.ArrayLike, z: npt.ArrayLike) -> Points:
@@ -129,14 +172,29 @@ def _is_fisheye(view: View) -> bool:
     )
 
 
+def _fisheye_ray(x: Points, y: Points, z: Points) -> tuple[Points, Points, Points]:
+    """Angle with the viewing axis, (N,) in x and in y, and distance."""
+    off_axis = np.hypot(x, y)
+    theta = np.arctan2(off_axis, z)
+    stretch = np.where(off_axis > 0, theta / off_axis, np.where(z > 0, 1 / z, np.nan))
+    return x * stretch, y * stretch, np.sqrt(off_axis**2 + z**2)
+
+
+def _distorted(x: Points, y: Points, distortion: Points) -> tuple[Points, Points]:
+    """Distorted coordinates, of the same shape; each of the six parameters broadcasts to it."""
+    k1, k2, k3, k4, p1, p2 = distortion
+    r = x * x + y * y
+    d = 1 + r * (k1 + r * (k2 + r * (k3 + r * k4)))
+    return x * d + 2 * p1 * x * y + p2 * (r + 2 * x * x), y * d + 2 * p2 * x * y + p1 * (r + 2 * y * y)
+
+
 def _distort(x: Points, y: Points, distortion: Points) -> tuple[Points, Points, Points, Points, Points, Points]:
-    """Distorted coordinates (N,) twice, and their derivatives by x and y: xd_x, xd_y, yd_x, yd_y."""
+    """What `_distorted` returns, and its derivatives by x and y: xd_x, xd_y, yd_x, yd_y."""
     k1, k2, k3, k4, p1, p2 = distortion
     r = x * x + y * y
     d = 1 + r * (k1 + r * (k2 + r * (k3 + r * k4)))
     d_r = k1 + r * (2 * k2 + r * (3 * k3 + r * 4 * k4))
-    xd = x * d + 2 * p1 * x * y + p2 * (r + 2 * x * x)
-    yd = y * d + 2 * p2 * x * y + p1 * (r + 2 * y * y)
+    xd, yd = _distorted(x, y, distortion)
     cross = 2 * d_r * x * y + 2 * p1 * x + 2 * p2 * y  # the Jacobian is symmetric
     return xd, yd, d + 2 * d_r * x * x + 2 * p1 * y + 6 * p2 * x, cross, cross, d + 2 * d_r * y * y + 2 * p2 * x + 6 * p1 * y
 

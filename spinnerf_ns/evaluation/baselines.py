@@ -189,11 +189,11 @@ def from_scratch(ours: TrainerConfig, before: int) -> TrainerConfig:
 
 @contextmanager
 def stock_models_without_download() -> Iterator[None]:
-    """Within this context stock nerfacto is built without its LPIPS download and with ours' fast grid and networks.
+    """Within this context stock nerfacto is built without its LPIPS download, with ours' fast grid, networks and losses.
 
     They are numerically equal to the stock torch path (see nerf/hash_grid.py and nerf/tiny_mlp.py), so only the time changes.
     """
-    from spinnerf_ns.nerf import fast_field, tiny_mlp
+    from spinnerf_ns.nerf import fast_field, ray_weights, tiny_mlp
     from spinnerf_ns.nerf.hash_grid import FastHashEncoding, accelerate
 
     original = NerfactoModel.populate_modules
@@ -207,8 +207,9 @@ def stock_models_without_download() -> Iterator[None]:
         for module in self.modules():
             if isinstance(module, FastHashEncoding):  # no loss differentiates by position, as in ours
                 module.position_gradients = self.config.predict_normals or self.config.camera_optimizer.mode != "off"
+        ray_weights.accelerate(self)
 
-    with mock.patch.object(NerfactoModel, "populate_modules", populate):
+    with mock.patch.object(NerfactoModel, "populate_modules", populate), ray_weights.fast_losses():
         yield
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from unittest import mock
@@ -17,6 +17,7 @@ from nerfstudio.models import nerfacto
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from torch import Tensor, nn
 
+from spinnerf_ns.nerf import ray_weights
 from spinnerf_ns.nerf.losses import sparse_depth_loss, stop_geometry
 from spinnerf_ns.nerf.pixel_samplers import RayLayout
 from spinnerf_ns.nerf.scene_placement import PlacedContraction, PlacedPiecewiseSampler
@@ -60,6 +61,7 @@ class SpinnerfModel(NerfactoModel):
         """Builds nerfacto's modules without the network that it would download for its LPIPS metric."""
         with _without_lpips_download():
             super().populate_modules()
+        self.psnr = Psnr()
         if self.config.place_scene and not self.config.disable_scene_contraction:
             self._place_scene()
 
@@ -87,6 +89,7 @@ class SpinnerfModel(NerfactoModel):
             for module in self.modules():
                 if isinstance(module, FastHashEncoding):
                     module.position_gradients = self.needs_position_gradients
+            ray_weights.accelerate(self)
 
     @property
     def needs_position_gradients(self) -> bool:
@@ -181,11 +184,13 @@ class SpinnerfModel(NerfactoModel):
 
     def get_metrics_dict(self, outputs, batch) -> dict[str, Tensor]:
         """Nerfacto's metrics, over the uniform rays."""
-        return super().get_metrics_dict(*uniform_part(outputs, batch))
+        with self._losses_along_rays():
+            return super().get_metrics_dict(*uniform_part(outputs, batch))
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:
         """Nerfacto's losses over the uniform rays, and `sparse_depth_loss`."""
-        losses = super().get_loss_dict(*uniform_part(outputs, batch), metrics_dict)
+        with self._losses_along_rays():
+            losses = super().get_loss_dict(*uniform_part(outputs, batch), metrics_dict)
         layout: RayLayout | None = batch.get("layout")
         if self.training and layout is not None and layout.sparse:
             losses["sparse_depth_loss"] = self.config.sparse_depth_loss_mult * sparse_depth_loss(
@@ -194,6 +199,10 @@ class SpinnerfModel(NerfactoModel):
                 batch["sparse_disparity_scale"],
             )
         return losses
+
+    def _losses_along_rays(self) -> AbstractContextManager[None]:
+        """Within this context nerfacto's interlevel and distortion loss are the fast ones, if so configured."""
+        return ray_weights.fast_losses() if self.config.fast_hash_grid else nullcontext()
 
     def get_image_metrics_and_images(self, outputs, batch) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Nerfacto's metrics and pictures; LPIPS only where its network is at hand."""
@@ -231,6 +240,15 @@ def rendered_samples(outputs: dict, layout: RayLayout, family: int) -> tuple[Ten
         for values in (outputs["weights_list"][-1], samples.starts, samples.ends, outputs["directions_norm"])
     )
     return weights, (starts + ends) / 2, norm
+
+
+class Psnr(nn.Module):
+    """The peak signal-to-noise ratio of values in [0, 1], in dB. torchmetrics' also adds up all steps, which nobody reads."""
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Two tensors of one shape -> scalar."""
+        with torch.no_grad():
+            return -10.0 * torch.log10((prediction - target).square().mean())
 
 
 class CachedLpips(nn.Module):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+from spinnerf_ns.inpainting.max_flow import source_side
 
 STEPS_OF_COST = 10_000
 """Integer capacities that a cost of 1 is."""
@@ -30,13 +30,18 @@ def cut_labels(labels: Integers, unary: Floats, edges: Integers, pairwise: Float
     """
     labels = labels.copy()
     best = energy(labels, unary, edges, pairwise)
+    moves, failed_after = 0, {}
     for _ in range(MAX_SWEEPS):
         before = best
         for label in range(unary.shape[1]):
+            if failed_after.get(label) == moves:
+                continue  # nothing has changed since
             moved = np.where(_expansion(labels, label, unary, edges, pairwise), label, labels)
             found = energy(moved, unary, edges, pairwise)
             if found < best - 1e-9:  # capacities are rounded
-                labels, best = moved, found
+                labels, best, moves = moved, found, moves + 1
+            else:
+                failed_after[label] = moves
         if best >= before:
             break
     return labels
@@ -62,15 +67,5 @@ def _expansion(
     ceiling = 1e5  # infinite costs, far above any sum of the others at one node
     moving = np.clip(np.nan_to_num(moving, posinf=ceiling, neginf=-ceiling), -ceiling, ceiling)
     between = np.maximum(second_moves + first_moves - both_keep, 0)
-    source, sink = count, count + 1
-    nodes = np.arange(count)
-    start = np.concatenate([np.where(moving > 0, source, nodes), p])
-    end = np.concatenate([np.where(moving > 0, nodes, sink), q])
-    capacity = np.rint(np.concatenate([np.abs(moving), between]) * STEPS_OF_COST).astype(np.int32)
-    graph = csr_matrix((capacity, (start, end)), shape=(count + 2, count + 2))
-    left = graph - maximum_flow(graph, source, sink).flow
-    left.data = np.maximum(left.data, 0)
-    left.eliminate_zeros()
-    keeps = np.zeros(count + 2, bool)
-    keeps[breadth_first_order(left, source, return_predecessors=False)] = True
-    return ~keeps[:count]
+    excess, cut = (np.rint(cost * STEPS_OF_COST).astype(np.int64) for cost in (moving, between))
+    return ~source_side(excess, edges, cut)

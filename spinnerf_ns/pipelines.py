@@ -256,14 +256,19 @@ class SpinnerfInpaintPipeline(SpinnerfPipeline):
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         """The model's and data manager's, and the run's record."""
-        callbacks = super().get_training_callbacks(attributes)
         # Callbacks are asked for after a checkpoint was loaded: a resumed run is not started anew.
-        if self.config.model.init_from is not None and attributes.trainer._start_step == 0:
-            self._start_from(Path(self.config.model.init_from))
-        elif self.config.start_from_background and attributes.trainer._start_step == 0:
-            self._start_from_background()
+        if attributes.trainer._start_step == 0 and self._start():
+            self.model.skip_warm_up()
+        callbacks = super().get_training_callbacks(attributes)
         callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], lambda step: self._record(attributes)))
         return callbacks
+
+    def _start(self) -> bool:
+        """Starts from another field, if one is configured; whether it did."""
+        if self.config.model.init_from is not None:
+            self._start_from(Path(self.config.model.init_from))
+            return True
+        return self.config.start_from_background and self._start_from_background()
 
     def _start_from(self, config_path: Path) -> None:
         from spinnerf_ns.nerf.warm_start import check_same_frame, load_segmentation_model, start_from
@@ -272,15 +277,16 @@ class SpinnerfInpaintPipeline(SpinnerfPipeline):
         check_same_frame(config_path, outputs.dataparser_transform, outputs.dataparser_scale)
         start_from(self.model, load_segmentation_model(config_path, self.model), self.datamanager)
 
-    def _start_from_background(self) -> None:
+    def _start_from_background(self) -> bool:
         path = self.datamanager.workspace.root / BACKGROUND / "field.pt"
         if not path.is_file():
-            return
+            return False
         outputs = self.datamanager.train_dataparser_outputs
         field = BackgroundField.load(path)
         reason = field.start(self.model, outputs.dataparser_transform, outputs.dataparser_scale)
         text = f"Started from the export's field of what stays, {path}"
         CONSOLE.print(text if reason is None else f"[yellow]Not started from {path}: {reason}", soft_wrap=True)
+        return reason is None
 
     def _record(self, attributes: TrainingCallbackAttributes) -> None:
         manager = self.datamanager

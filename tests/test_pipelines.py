@@ -132,9 +132,13 @@ def test_export_fits_a_field_of_what_stays_and_leaves_the_data_manager_as_it_was
     assert all(torch.equal(state[name], value) for name, value in kept.state.items())
 
 
-def test_inpainting_starts_from_that_field_unless_told_not_to(scene, seg_run, tmp_path, capsys):
+def test_inpainting_starts_from_that_field_unless_told_not_to(scene, seg_run, tmp_path, capsys, monkeypatch):
     from spinnerf_ns.nerf.background_field import BackgroundField
+    from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel
     from spinnerf_ns.runs import train
+
+    skip, warm = SpinnerfInpaintModel.skip_warm_up, []
+    monkeypatch.setattr(SpinnerfInpaintModel, "skip_warm_up", lambda model: warm.append(model) or skip(model))
 
     kept = BackgroundField.load(Workspace.open(scene.root).root / "background" / "field.pt")
     name = "field.mlp_head.layers.0.weight"
@@ -148,6 +152,7 @@ def test_inpainting_starts_from_that_field_unless_told_not_to(scene, seg_run, tm
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)["pipeline"]
         assert torch.allclose(state[f"_model.{name}"], kept.state[name], atol=1e-6) == start
         assert ("Started from the export's field" in capsys.readouterr().out) == start
+        assert len(warm) == 1  # the first of the two runs
 
 
 def test_second_export_is_fresh_and_other_settings_want_overwrite(scene, seg_run):

@@ -50,6 +50,11 @@ class SpinnerfInpaintModel(SpinnerfModel):
         self._perceptual: list = []  # a list hides it from nn.Module, which keeps checkpoints small
         self.accelerate()
 
+    def skip_warm_up(self) -> None:
+        """Lets a model that was started from a trained field go on as one that was trained: samples follow the proposal networks
+        from the first step on, which learn in one step of a few. To be called before training callbacks are made."""
+        self.config.proposal_warmup = self.config.proposal_weights_anneal_max_num_iters = 1
+
     @property
     def perceptual_name(self) -> str | None:
         """The perceptual loss in use, or None before the first patch."""

@@ -204,3 +204,20 @@ def test_the_perceptual_network_is_no_part_of_the_checkpoint():
     model, _ = inpaint_step("perceptual_loss")
     assert model.perceptual_name == "ssim"
     assert not [name for name in model.state_dict() if "perceptual" in name or "lpips" in name]
+
+
+def test_a_model_that_goes_on_from_a_trained_field_samples_by_its_proposals_at_once():
+    from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
+
+    annealed, updates = {}, {}
+    for warm in (True, False):
+        model = build(SpinnerfInpaintModelConfig())
+        if warm:
+            model.skip_warm_up()
+        attributes = TrainingCallbackAttributes(optimizers=None, grad_scaler=None, pipeline=None, trainer=None)
+        for callback in model.get_training_callbacks(attributes):
+            callback.run_callback_at_location(1, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+        annealed[warm] = model.proposal_sampler._anneal
+        updates[warm] = model.proposal_sampler.update_sched(1)
+    assert annealed[True] == 1 and annealed[False] < 0.1
+    assert updates[True] == model.config.proposal_update_every and updates[False] < 2

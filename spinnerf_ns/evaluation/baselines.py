@@ -191,9 +191,10 @@ def from_scratch(ours: TrainerConfig, before: int) -> TrainerConfig:
 def stock_models_without_download() -> Iterator[None]:
     """Within this context stock nerfacto is built without its LPIPS download, with ours' fast grid, networks and losses.
 
-    They are numerically equal to the stock torch path (see nerf/hash_grid.py and nerf/tiny_mlp.py), so only the time changes.
+    They are numerically equal to the stock torch path (see nerf/hash_grid.py, tiny_mlp.py and ray_sampling.py), so only the
+    time changes.
     """
-    from spinnerf_ns.nerf import fast_field, ray_weights, tiny_mlp
+    from spinnerf_ns.nerf import fast_field, ray_sampling, ray_weights, tiny_mlp
     from spinnerf_ns.nerf.hash_grid import FastHashEncoding, accelerate
 
     original = NerfactoModel.populate_modules
@@ -204,6 +205,8 @@ def stock_models_without_download() -> Iterator[None]:
         accelerate(self, verbose=False)
         tiny_mlp.accelerate(self)
         fast_field.accelerate(self)
+        fast_field.accelerate_proposals(self)
+        ray_sampling.accelerate(self)
         for module in self.modules():
             if isinstance(module, FastHashEncoding):  # no loss differentiates by position, as in ours
                 module.position_gradients = self.config.predict_normals or self.config.camera_optimizer.mode != "off"

@@ -80,12 +80,14 @@ class SpinnerfModel(NerfactoModel):
     def accelerate(self) -> None:
         """Puts the fast hash grid and networks in place of nerfstudio's torch path; called once all fields are built."""
         if self.config.fast_hash_grid:
-            from spinnerf_ns.nerf import fast_field, tiny_mlp
+            from spinnerf_ns.nerf import fast_field, ray_sampling, tiny_mlp
             from spinnerf_ns.nerf.hash_grid import FastHashEncoding, accelerate
 
             accelerate(self)
             tiny_mlp.accelerate(self)
             fast_field.accelerate(self)
+            fast_field.accelerate_proposals(self)
+            ray_sampling.accelerate(self)
             for module in self.modules():
                 if isinstance(module, FastHashEncoding):
                     module.position_gradients = self.needs_position_gradients

@@ -1,17 +1,23 @@
-"""Nerfacto's field without work that is the same for all samples of a ray."""
+"""Nerfacto's fields without work that is the same for all samples of a ray, and without gradients that no loss asks for."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from nerfstudio.cameras.rays import RaySamples
 from nerfstudio.field_components.field_heads import FieldHeadNames
-from nerfstudio.fields.base_field import get_normalized_directions
+from nerfstudio.fields.base_field import Field, get_normalized_directions
+from nerfstudio.fields.density_fields import HashMLPDensityField
 from nerfstudio.fields.nerfacto_field import NerfactoField
 from torch import Tensor, nn
 
+from spinnerf_ns.nerf.hash_grid import FastHashEncoding
+from spinnerf_ns.nerf.ray_sampling import density_from_logits, grid_points
+
 
 def accelerate(module: nn.Module) -> int:
-    """Let every `NerfactoField` inside `module` encode directions once per ray, in place; returns how many were changed.
+    """Let every `NerfactoField` inside `module` run fast, in place; returns how many were changed.
 
     Only the class changes: parameters, state_dict and results are as before, bit by bit.
     """
@@ -23,8 +29,72 @@ def accelerate(module: nn.Module) -> int:
     return changed
 
 
+def accelerate_proposals(module: nn.Module) -> int:
+    """The same for every `HashMLPDensityField`, the field of a proposal network.
+
+    A model's `density_fns` are methods that were taken from its proposal networks before, so they are taken once more.
+    """
+    changed = 0
+    for part in module.modules():
+        if type(part) is HashMLPDensityField:
+            part.__class__ = FastDensityField
+            changed += 1
+    for part in module.modules():
+        if isinstance(getattr(part, "density_fns", None), list):
+            part.density_fns = [_renewed(density_fn) for density_fn in part.density_fns]
+    return changed
+
+
+def _renewed(density_fn: Any) -> Any:
+    taken_before = getattr(density_fn, "__func__", None) is Field.density_fn
+    return density_fn.__self__.density_fn if taken_before else density_fn
+
+
+def _points_without_gradient(field: Field, encoding: nn.Module, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+    """`grid_points`, or None where a gradient by position is wanted, which only nerfstudio's path gives."""
+    if type(encoding) is not FastHashEncoding or encoding.position_gradients or encoding.tcnn_encoding is not None:
+        return None
+    return grid_points(positions, field.spatial_distortion)
+
+
+class FastDensityField(HashMLPDensityField):
+    """`HashMLPDensityField` that takes positions to density in few operations."""
+
+    def get_density(self, ray_samples: RaySamples) -> tuple[Tensor, None]:
+        """Density (..., 1) at the samples."""
+        density = self._density_at(ray_samples.frustums.get_positions())
+        return super().get_density(ray_samples) if density is None else (density, None)
+
+    def density_fn(self, positions: Tensor, times: Tensor | None = None) -> Tensor:
+        """Density (..., 1) at (..., 3) positions in the training frame."""
+        density = self._density_at(positions)
+        return super().density_fn(positions, times) if density is None else density
+
+    def _density_at(self, positions: Tensor) -> Tensor | None:
+        found = _points_without_gradient(self, self.encoding, positions)
+        if found is None:
+            return None
+        points, inside = found
+        flat = points.view(-1, 3)
+        logits = self.linear(self.encoding(flat)) if self.use_linear else self.mlp_base(flat)
+        return density_from_logits(logits.float().view(inside.shape), inside, self.average_init_density)
+
+
 class FastNerfactoField(NerfactoField):
-    """`NerfactoField` that encodes a ray's direction once instead of at every sample: some forty operations on each."""
+    """`NerfactoField` that takes positions to density in few operations, and encodes a ray's direction once instead of at
+    every sample: some forty operations on each."""
+
+    def get_density(self, ray_samples: RaySamples) -> tuple[Tensor, Tensor]:
+        """Density (..., 1) and geometry features (..., G) at the samples."""
+        network = self.mlp_base.model
+        encoding = network[0] if isinstance(network, nn.Sequential) else network
+        found = _points_without_gradient(self, encoding, ray_samples.frustums.get_positions())
+        if found is None:
+            return super().get_density(ray_samples)
+        self._sample_locations, inside = found
+        hidden = self.mlp_base(self._sample_locations.view(-1, 3)).view(*inside.shape[:-1], -1)
+        self._density_before_activation, geometry = torch.split(hidden, [1, self.geo_feat_dim], dim=-1)
+        return density_from_logits(self._density_before_activation.float(), inside, self.average_init_density), geometry
 
     def get_outputs(
         self, ray_samples: RaySamples, density_embedding: Tensor | None = None

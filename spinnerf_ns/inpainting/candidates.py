@@ -158,7 +158,8 @@ class Asked:
                 colour = colour * exposure.gains(seen.photo)
             rgb[number[seen.point], place] = colour
             weight[number[seen.point], place] = _weight(layer, photos, self.points, seen, self.tolerance)
-        return _agreed(rgb, weight)
+        blocks = [slice(start, start + POINTS) for start in range(0, max(len(rgb), 1), POINTS)]
+        return np.concatenate([_agreed(rgb[block], weight[block]) for block in blocks])
 
 
 def _bilinear(images: list[Image], photo: Numbers, x: Points, y: Points) -> Floats:
@@ -194,7 +195,8 @@ def _weight(layer: ViewLayers, photos: Photos, points: Points, seen: Seen, toler
 
 def _agreed(rgb: Floats, weight: Floats) -> npt.NDArray[np.uint8]:
     """(M, 3): the mean of what agrees with the colour that most weight agrees with; never a mean of different things."""
-    alike = np.stack([np.abs(rgb - rgb[:, [slot]]).max(axis=2) < ALIKE for slot in range(ENOUGH)], axis=1)
+    red, green, blue = (np.abs(channel[:, :, None] - channel[:, None]) < ALIKE for channel in np.moveaxis(rgb, 2, 0))
+    alike = red & green & blue
     votes = (alike * weight[:, None, :]).sum(axis=2) * (weight > 0)
     agree = np.take_along_axis(alike, votes.argmax(axis=1)[:, None, None], axis=1)[:, 0]
     share = agree * weight

@@ -75,7 +75,8 @@ def continued(
     unary[inside, 0] += REST_COSTS * PHOTOS_SAY * step / hole.shape[1]
     start = np.where(inside, unary.argmin(axis=1), start)
     edges, lengths = _neighbours(number)
-    gap = (_gaps(depths[edges[:, 0]]) + _gaps(depths[edges[:, 1]])) / 2
+    gaps = _gaps(depths)
+    gap = (gaps[edges[:, 0]] + gaps[edges[:, 1]]) / 2
     pairwise = (MEETING_COSTS + gap) * lengths[:, None, None] * (1 - np.eye(len(shown)))
     coarse[nodes] = shown[cut_labels(start, unary, edges, pairwise)]
     votes = [cv2.resize((coarse == label).astype(np.float32), hole.shape[::-1]) for label in shown]  # smooth outlines

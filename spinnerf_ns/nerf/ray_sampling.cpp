@@ -26,9 +26,6 @@ void for_rows(int64_t rows, int64_t width, int threads, const Body& body) {
                [&](int64_t task) { body(task * size, std::min(rows, (task + 1) * size)); });
 }
 
-// As torch's amax: NaN if either is.
-inline float larger(float a, float b) { return a > b || a != a ? a : b; }
-
 // Cumulative distribution over a ray's bins, from 0, of padded weights and their sum: count + 1 numbers.
 void cumulate(const float* weights, int count, float sum, float eps, float* cdf) {
   const float missing = eps - sum < 0.0f ? 0.0f : eps - sum;  // a ray without weight is sampled evenly; NaN stays
@@ -53,7 +50,8 @@ void search(const float* cdf, int top, const float* u, int edges, int* above) {
 }
 
 // Where between the edges of `count` old bins the cumulative distribution reaches u.
-void interpolate(const float* cdf, const float* old, int count, const float* u, const int* above, int edges, float* out) {
+void interpolate(const float* cdf, const float* old, int count, const float* u, const int* above, int edges,
+                 float* __restrict out) {
   for (int i = 0; i < edges; ++i) {
     const int low = above[i] > 0 ? above[i] - 1 : 0, high = above[i] < count ? above[i] : count;
     float t = (u[i] - cdf[low]) / (cdf[high] - cdf[low]);
@@ -73,8 +71,11 @@ struct Block {
 // two differ in the last bit.
 template <bool PER_COORDINATE>
 void contract(Block& block, int count) {
-  for (int i = 0; i < count; ++i)
-    block.size[i] = larger(larger(std::fabs(block.of[0][i]), std::fabs(block.of[1][i])), std::fabs(block.of[2][i]));
+  for (int i = 0; i < count; ++i) {
+    const float x = std::fabs(block.of[0][i]), y = std::fabs(block.of[1][i]), z = std::fabs(block.of[2][i]);
+    const float larger = x > y ? x : y, largest = larger > z ? larger : z, sum = x + y + z;
+    block.size[i] = sum == sum ? largest : sum;  // as torch's amax: NaN if one of them is
+  }
   for (int axis = 0; axis < 3; ++axis)
     for (int i = 0; i < count; ++i) {
       const float x = block.of[axis][i], size = block.size[i];
@@ -100,8 +101,8 @@ void grid_block(const float* positions, int count, const float* center, float ra
       const float x = block.of[axis][i] = (block.of[axis][i] + 2.0f) * 0.25f;
       inside[i] = (x > 0.0f) & (x < 1.0f) ? inside[i] : 0.0f;
     }
-  for (int axis = 0; axis < 3; ++axis)
-    for (int i = 0; i < count; ++i) points[3 * i + axis] = block.of[axis][i] * inside[i];
+  for (int i = 0; i < count; ++i)
+    for (int axis = 0; axis < 3; ++axis) points[3 * i + axis] = block.of[axis][i] * inside[i];
 }
 
 }  // namespace

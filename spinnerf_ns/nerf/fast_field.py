@@ -13,7 +13,7 @@ from nerfstudio.fields.nerfacto_field import NerfactoField
 from torch import Tensor, nn
 
 from spinnerf_ns.nerf.hash_grid import FastHashEncoding
-from spinnerf_ns.nerf.ray_sampling import density_from_logits, grid_points
+from spinnerf_ns.nerf.ray_sampling import density_from_logits, grid_points, is_native
 
 
 def accelerate(module: nn.Module) -> int:
@@ -50,11 +50,11 @@ def _renewed(density_fn: Any) -> Any:
     return density_fn.__self__.density_fn if taken_before else density_fn
 
 
-def _points_without_gradient(field: Field, encoding: nn.Module, positions: Tensor) -> tuple[Tensor, Tensor] | None:
-    """`grid_points`, or None where a gradient by position is wanted, which only nerfstudio's path gives."""
+def _goes_native(field: Field, encoding: nn.Module) -> bool:
+    """Whether a field's points may come from `grid_points`: not where a gradient by position is wanted."""
     if type(encoding) is not FastHashEncoding or encoding.position_gradients or encoding.tcnn_encoding is not None:
-        return None
-    return grid_points(positions, field.spatial_distortion)
+        return False
+    return field.spatial_distortion is not None and is_native(field.aabb)
 
 
 class FastDensityField(HashMLPDensityField):
@@ -62,16 +62,17 @@ class FastDensityField(HashMLPDensityField):
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Tensor, None]:
         """Density (..., 1) at the samples."""
-        density = self._density_at(ray_samples.frustums.get_positions())
+        native = _goes_native(self, self.encoding)  # before positions are computed for nothing
+        density = self._density_at(ray_samples.frustums.get_positions()) if native else None
         return super().get_density(ray_samples) if density is None else (density, None)
 
     def density_fn(self, positions: Tensor, times: Tensor | None = None) -> Tensor:
         """Density (..., 1) at (..., 3) positions in the training frame."""
-        density = self._density_at(positions)
+        density = self._density_at(positions) if _goes_native(self, self.encoding) else None
         return super().density_fn(positions, times) if density is None else density
 
     def _density_at(self, positions: Tensor) -> Tensor | None:
-        found = _points_without_gradient(self, self.encoding, positions)
+        found = grid_points(positions, self.spatial_distortion)
         if found is None:
             return None
         points, inside = found
@@ -88,7 +89,9 @@ class FastNerfactoField(NerfactoField):
         """Density (..., 1) and geometry features (..., G) at the samples."""
         network = self.mlp_base.model
         encoding = network[0] if isinstance(network, nn.Sequential) else network
-        found = _points_without_gradient(self, encoding, ray_samples.frustums.get_positions())
+        if not _goes_native(self, encoding):
+            return super().get_density(ray_samples)
+        found = grid_points(ray_samples.frustums.get_positions(), self.spatial_distortion)
         if found is None:
             return super().get_density(ray_samples)
         self._sample_locations, inside = found

@@ -84,7 +84,7 @@ class FastPDFSampler(PDFSampler):
         edges = (samples.spacing_starts, samples.spacing_ends)
         if any(values is None or values.shape != weights.shape for values in edges) or samples.spacing_to_euclidean_fn is None:
             return False
-        return weights.dim() == 3 and weights.numel() > 0 and _takes(rays) and _native(weights, *edges)
+        return weights.dim() == 3 and weights.numel() > 0 and _takes(rays) and is_native(weights, *edges)
 
     def _levels(self, rays: int, edges: int) -> tuple[Tensor, Tensor | None]:
         """Where in the cumulative distribution to look: (E,) levels and, in training, (R, 1) or (R, E) random numbers."""
@@ -103,7 +103,7 @@ class FastPiecewiseSampler(SpacedSampler):
         """Samples of (R,) rays between their near and far distances."""
         count = num_samples or self.num_samples
         known = ray_bundle is not None and ray_bundle.nears is not None and ray_bundle.fars is not None
-        if not known or not count or not _takes(ray_bundle) or not _native(ray_bundle.nears, ray_bundle.fars):
+        if not known or not count or not _takes(ray_bundle) or not is_native(ray_bundle.nears, ray_bundle.fars):
             return super().generate_ray_samples(ray_bundle, num_samples)
         nears, fars = (self.spacing_fn(distance) for distance in (ray_bundle.nears, ray_bundle.fars))
         spacing = piecewise_spacing(nears, fars, self.radius, self.spacing_fn_inv)
@@ -133,7 +133,7 @@ def piecewise_spacing(
 
     def to_distances(bins: Tensor) -> Tensor:
         rows = bins.dim() == 2 and bins.shape[0] in (1, len(nears)) and bins.numel() > 0
-        if not rows or _wants_gradient(bins, nears, fars) or not _native(bins, nears, fars):
+        if not rows or _wants_gradient(bins, nears, fars) or not is_native(bins, nears, fars):
             return inverse(bins * fars + (1 - bins) * nears)
         rays, edges = len(nears), bins.shape[1]
         bins, step = _rows(bins.expand(rays, edges))
@@ -186,7 +186,7 @@ class RayFrustums(Frustums):
         origins, directions = self.origins, self.directions
         on_rays = len(self._shape) == 2 and origins.stride(1) == 0 and directions.stride(1) == 0
         values = (origins, directions, self.starts, self.ends)
-        if self.offsets is not None or not on_rays or _wants_gradient(*values) or not _native(*values):
+        if self.offsets is not None or not on_rays or _wants_gradient(*values) or not is_native(*values):
             return super().get_positions()
         origins, directions = origins[:, 0].contiguous(), directions[:, 0].contiguous()
         (starts, starts_step), (ends, ends_step) = _rows(self.starts[..., 0]), _rows(self.ends[..., 0])
@@ -256,7 +256,7 @@ def grid_points(positions: Tensor, distortion: SpatialDistortion | None) -> tupl
         center, radius = distortion.center, distortion.radius
     elif type(distortion) is not SceneContraction or distortion.order != float("inf"):
         return None
-    if positions.numel() == 0 or _wants_gradient(positions) or not _native(positions, center, radius):
+    if positions.numel() == 0 or _wants_gradient(positions) or not is_native(positions, center, radius):
         return None
     positions = positions.contiguous()
     points, inside = torch.empty_like(positions), positions.new_empty(*positions.shape[:-1], 1)
@@ -316,7 +316,7 @@ def _rows(values: Tensor) -> tuple[Tensor, int]:
     return values, values.stride(0)
 
 
-def _native(*values: Tensor) -> bool:
+def is_native(*values: Tensor) -> bool:
     """Whether the kernels may compute with these: float32 on the CPU, and nobody traces the model."""
     for tensor in values:
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu":

@@ -27,7 +27,7 @@ from spinnerf_ns.scene.workspace import Workspace
 LATE = 6000
 """A step after every warm-up: proposal networks learn in one step of six, as for most of a run."""
 CYCLE = 12
-"""Steps of such a cycle, which holds as many of objectness too (one in four); what is timed is always whole ones."""
+"""Steps of such a cycle, which holds as many of objectness too (one in six); what is timed is always whole ones."""
 
 
 def small_twin(photos: int = 10) -> TwinConfig:

@@ -3,7 +3,7 @@
     python benchmarks/train_step.py
 
 All on a made-up scene, in one process, in turn; each figure is a ratio of medians over whole cycles of twelve steps (proposal
-networks learn in one step of six, -lite objectness in one of four), after every warm-up:
+networks learn in one step of six, -lite objectness as well), after every warm-up:
 
 - rays_per_s_ratio_vs_nerfacto_torch: spinnerf-seg-lite with objectness against nerfstudio's nerfacto, same grid, samples and
   1024 rays. `_default`: the same for nerfacto's default grid (spinnerf-seg). Both profit from memory that is kept.

@@ -17,7 +17,7 @@ spinnerf_seg_lite = MethodSpecification(
             "objectness_max_res": 512,
             "objectness_log2_hashmap_size": 17,
             "objectness_samples_per_ray": 6,
-            "objectness_every": 4,
+            "objectness_every": 6,
         },
     ),
     description="spinnerf-seg with small grids and few samples, for laptops and CPUs",

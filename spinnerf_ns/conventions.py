@@ -37,6 +37,10 @@ DEPTH_UNIT_SCALE = 1e-3
 DILATION_PER_1000 = 10.0
 """Default mask dilation, in pixels of a 1000-pixel-wide photo (the release: 10 px at 1008x567)."""
 
+LEAST_DILATION = 3
+"""Pixels of it in a small photo: masks are a pixel or two off at any resolution, and what is left of the object's rim is drawn
+into the hole."""
+
 OBJECTNESS_THRESHOLD = 0.5
 """Rendered objectness above this is object (SPIn-NeRF)."""
 
@@ -80,18 +84,22 @@ def scale_pixels(pixels_per_1000: float, width: int) -> int:
     return max(1, round(pixels_per_1000 * width / 1000)) if pixels_per_1000 > 0 else 0
 
 
-def dilate_mask(object_mask: BoolMask, pixels_per_1000: float = DILATION_PER_1000, width: int | None = None) -> BoolMask:
+def dilate_mask(
+    object_mask: BoolMask, pixels_per_1000: float = DILATION_PER_1000, width: int | None = None, least: int = 1
+) -> BoolMask:
     """Grows a mask by a disc.
 
     Args:
         object_mask: (H, W) bool.
         pixels_per_1000: the disc's radius in pixels of a 1000-pixel-wide photo.
         width: the photo's width; by default the mask's.
+        least: the radius is at least so many pixels of this photo, unless 0 is asked for.
 
     Returns:
         (H, W) bool.
     """
     radius = scale_pixels(pixels_per_1000, object_mask.shape[1] if width is None else width)
+    radius = max(radius, least) if radius else 0
     if radius == 0 or not object_mask.any():
         return object_mask.copy()
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))

@@ -25,7 +25,7 @@ from spinnerf_ns.nerf.cpu import prepare_cpu
 from spinnerf_ns.nerf.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig, resize_nearest
 from spinnerf_ns.nerf.inpaint_data import SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel, SpinnerfInpaintModelConfig
-from spinnerf_ns.nerf.rendering import render_depth, render_mask_and_depth, render_objectness
+from spinnerf_ns.nerf.rendering import render_depth, render_objectness, render_objectness_and_depth
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
 from spinnerf_ns.scene.capture import View
 
@@ -100,7 +100,7 @@ SURE = 0.8
 
 
 def refined(objectness: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """A photo's mask after a mask round.
+    """A photo's mask after a mask round, and in the export.
 
     Where the field is sure, it overrules the tracked mask. At the outline it is not, being blurred by its grid: there the
     tracked mask, which followed the photo's edges, stays. Taking the field's own outline would wear the object away.
@@ -197,13 +197,18 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         """
         from spinnerf_ns.inpainting.export import background_stage, export_removed, render_stage
 
-        capture, workspace = self.datamanager.capture, self.datamanager.workspace
-        parameters = {"threshold": OBJECTNESS_THRESHOLD}
+        manager, capture, workspace = self.datamanager, self.datamanager.capture, self.datamanager.workspace
+        parameters = {"threshold": OBJECTNESS_THRESHOLD, "sure": SURE if config.keep_outline else OBJECTNESS_THRESHOLD}
 
         def render(view: View) -> tuple:
-            return render_mask_and_depth(self.model, capture.cameras([view]), capture.world_scale, config.downscale)
+            objectness, z = render_objectness_and_depth(
+                self.model, capture.cameras([view]), capture.world_scale, config.downscale
+            )
+            label = manager.read_label(view) if config.keep_outline else None
+            return objectness > OBJECTNESS_THRESHOLD if label is None else refined(objectness, label), z
 
-        render_stage(capture, workspace, render, config, [checkpoint], parameters)
+        masks = [manager.mask_file(view) for view in capture.views] if config.keep_outline else []
+        render_stage(capture, workspace, render, config, [checkpoint, *(path for path in masks if path is not None)], parameters)
         steps = background_steps(config.background_steps, int(checkpoint.stem.removeprefix("step-")) + 1)
         if steps > 0:
             background_stage(capture, workspace, partial(self._fit_background, config, steps), config, {"steps": steps})

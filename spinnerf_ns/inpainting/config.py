@@ -34,7 +34,10 @@ class ExportConfig:
     reference_photo: Path | None = None
     """The reference view's photo mended by hand, of its size: what no photo shows is taken from it."""
     dilation: float = DILATION_PER_1000
-    """Growth of the masks before anything is removed, in pixels of a 1000-pixel-wide photo."""
+    """Growth of the masks before anything is removed, in pixels of a 1000-pixel-wide photo; at least 3 of the photo's, or 0."""
+    keep_outline: bool = True
+    """Whether a mask keeps the tracked one's outline, which followed the photo's edges, where the field is not sure; off: rendered
+    objectness is cut at a half (the paper)."""
     background_steps: int | None = None
     """Training steps of a field of what stays, which gives the depth without the object; by default as many as the
     segmentation was trained, at most 3000. 0: the segmentation field's depth is carried in from around the object."""

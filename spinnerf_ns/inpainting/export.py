@@ -13,6 +13,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
 from spinnerf_ns.conventions import (
+    LEAST_DILATION,
     dilate_mask,
     disparity_to_z,
     load_depth,
@@ -153,8 +154,9 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
             "ns-spinnerf export --load-config CONFIG"
         )
     parameters = {**asdict(config), "inpainter": inpainter_name, "options": _options(inpainter)}
-    for irrelevant in ("overwrite", "downscale", "inpainted", "inpainter_options", "reference_photo", "background_steps"):
-        parameters.pop(irrelevant)
+    irrelevant = ("overwrite", "downscale", "inpainted", "inpainter_options", "reference_photo", "background_steps", "keep_outline")
+    for name in irrelevant:
+        parameters.pop(name)
     if config.reference_photo is not None:
         inputs.append(Path(config.reference_photo))
     if config.inpainted is not None:
@@ -303,7 +305,7 @@ def load_layers(
 
 
 def _hole(workspace: Workspace, view: View, shape: tuple[int, int], config: ExportConfig) -> npt.NDArray[np.bool_]:
-    return dilate_mask(load_object_mask(_mask_path(workspace, view), shape), config.dilation)
+    return dilate_mask(load_object_mask(_mask_path(workspace, view), shape), config.dilation, least=LEAST_DILATION)
 
 
 def _mask_path(workspace: Workspace, view: View) -> Path:

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from nerfstudio.cameras.camera_utils import normalize_with_norm, radial_and_tangential_undistort
-from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
@@ -25,6 +23,7 @@ from spinnerf_ns.conventions import load_object_mask
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.nerf.losses import UNKNOWN
 from spinnerf_ns.nerf.pixel_samplers import PixelPool, RayLayout, sample_usable
+from spinnerf_ns.nerf.ray_generator import PerspectiveRayGenerator
 from spinnerf_ns.scene.bounds import scene_bounds
 from spinnerf_ns.scene.capture import Capture, View, capture_from_dataparser
 from spinnerf_ns.scene.sparse_depth import read_colored_points, visible_depths
@@ -55,35 +54,6 @@ class AnnotatedDataset(InputDataset):
         if self.extras is None:
             return {}
         return self.extras(Path(self.image_filenames[data["image_idx"]]), tuple(data["image"].shape[:2]))
-
-
-class PerspectiveRayGenerator(RayGenerator):
-    """`RayGenerator` without what nerfstudio does for cameras of several kinds; the same rays, and cameras of other kinds."""
-
-    def __init__(self, cameras: Cameras) -> None:
-        super().__init__(cameras)
-        self._is_perspective = bool((cameras.camera_type == CameraType.PERSPECTIVE.value).all())
-        self._is_perspective &= cameras.ndim == 1 and cameras.times is None and not cameras.metadata
-        self._intrinsics = torch.cat([cameras.cx, cameras.cy, cameras.fx, cameras.fy], dim=-1)
-        lens = cameras.distortion_params
-        self._lens = lens if lens is not None and bool((lens != 0).any()) else None
-        self._neighbours = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], device=cameras.device)[:, None]
-
-    def forward(self, ray_indices: Tensor) -> RayBundle:
-        """(R, 3) camera, row, column -> rays; a pixel's area is spanned by its neighbours' rays."""
-        if not self._is_perspective:
-            return super().forward(ray_indices)
-        camera = ray_indices[:, 0]
-        center, focal = self._intrinsics[camera].split(2, dim=-1)
-        pixels = self.image_coords[ray_indices[:, 1], ray_indices[:, 2]].flip(-1)  # (R, 2) x, y
-        seen = (pixels - center + self._neighbours) / focal  # (3, R, 2): of the pixel, of those right of it and below it
-        if self._lens is not None:
-            seen = radial_and_tangential_undistort(seen, self._lens[camera])
-        right, up, back, origins = self.cameras.camera_to_worlds[camera].unbind(-1)
-        directions, norm = normalize_with_norm(seen[..., :1] * right - seen[..., 1:] * up - back, -1)
-        sides = (directions[0] - directions[1:]).square().sum(dim=-1).sqrt()
-        area = (sides[0] * sides[1])[:, None]
-        return RayBundle(origins, directions[0], area, camera[:, None], metadata={"directions_norm": norm[0]})
 
 
 class WholeSceneSampler:
@@ -331,13 +301,20 @@ class SpinnerfSegDataManager(SpinnerfDataManager):
 
     def extras(self, path: Path, shape: tuple[int, int]) -> dict[str, Tensor]:
         """`object_label` (H, W, 1) uint8."""
-        view = self.view_of(path)
-        file = self.masks_folder / f"{view.photo}.png"
-        if not file.is_file() or view.photo in self.workspace.object_free:
+        label = self.read_label(self.view_of(path))
+        if label is None:
             return {"object_label": torch.full((*shape, 1), UNKNOWN, dtype=torch.uint8)}
-        object_mask = load_object_mask(file, (view.height, view.width))
-        label = torch.from_numpy(resize_nearest(object_mask.astype(np.uint8), shape))
-        return {"object_label": label[..., None]}
+        return {"object_label": torch.from_numpy(resize_nearest(label, shape))[..., None]}
+
+    def mask_file(self, view: View) -> Path | None:
+        """The file of a photo's object mask, if it has one."""
+        file = self.masks_folder / f"{view.photo}.png"
+        return file if file.is_file() and view.photo not in self.workspace.object_free else None
+
+    def read_label(self, view: View) -> np.ndarray | None:
+        """(H, W) uint8 of a photo's object mask as it lies on disk, 1 object, 0 not; None without one."""
+        file = self.mask_file(view)
+        return None if file is None else load_object_mask(file, (view.height, view.width)).astype(np.uint8)
 
     def setup_train(self) -> None:
         """Builds the pool and the flat labels.

@@ -95,10 +95,10 @@ def _planar_depth(outputs: dict[str, Tensor], rays) -> Tensor:
     return torch.where(outputs["accumulation"] > LEAST_ACCUMULATION, z, torch.zeros_like(z))
 
 
-def render_mask_and_depth(
+def render_objectness_and_depth(
     model: SpinnerfSegModel, camera: Cameras, world_scale: float, downscale: int = 1
-) -> tuple[BoolMask, npt.NDArray[np.float32]]:
-    """Renders a photo's object mask and its depth.
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Renders a photo's objectness and its depth.
 
     Args:
         model: a segmentation model.
@@ -107,21 +107,20 @@ def render_mask_and_depth(
         downscale: render one pixel in so many per axis and interpolate.
 
     Returns:
-        (H, W) bool, objectness above the threshold, no dilation; (H, W) planar depth with the object in world units, 0 =
-        unknown.
+        (H, W) objectness in [0, 1]; (H, W) planar depth with the object in world units, 0 = unknown.
     """
     shape = (int(camera.height), int(camera.width))
     if downscale > 1:
         camera = scaled(camera, downscale)
     rendered = render_pixels(model, camera, ("objectness", "z"))
-    object_mask = _resized(rendered["objectness"], shape) > OBJECTNESS_THRESHOLD
-    return object_mask, _resized_depth(rendered["z"], shape) / np.float32(world_scale)
+    objectness = _resized(rendered["objectness"], shape)
+    return objectness, _resized_depth(rendered["z"], shape) / np.float32(world_scale)
 
 
 def render_depth(
     model: SpinnerfModel, camera: Cameras, world_scale: float, downscale: int = 1
 ) -> npt.NDArray[np.float32]:
-    """(H, W) planar depth in world units, 0 = unknown; arguments as of `render_mask_and_depth`."""
+    """(H, W) planar depth in world units, 0 = unknown; arguments as of `render_objectness_and_depth`."""
     shape = (int(camera.height), int(camera.width))
     if downscale > 1:
         camera = scaled(camera, downscale)

@@ -104,7 +104,7 @@ def background_stage(
     """
     views = views_with_object(capture, workspace)
     folder = workspace.root / BACKGROUND
-    parameters = {"dilation": config.dilation, "downscale": config.downscale, **parameters}
+    parameters = {"dilation": config.dilation, "least_dilation": LEAST_DILATION, "downscale": config.downscale, **parameters}
     inputs = [path for view in views for path in (view.path, _mask_path(workspace, view))]
     with workspace.stage(BACKGROUND, parameters, inputs, [folder], overwrite=config.overwrite) as stage:
         if stage.fresh:
@@ -154,6 +154,7 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
             "ns-spinnerf export --load-config CONFIG"
         )
     parameters = {**asdict(config), "inpainter": inpainter_name, "options": _options(inpainter)}
+    parameters["least_dilation"] = LEAST_DILATION
     irrelevant = ("overwrite", "downscale", "inpainted", "inpainter_options", "reference_photo", "background_steps", "keep_outline")
     for name in irrelevant:
         parameters.pop(name)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from spinnerf_ns.nerf.kernels import KernelUnavailable, load_kernel
+from spinnerf_ns.kernels import KernelUnavailable, load_kernel
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
 

@@ -48,7 +48,8 @@ class SpinnerfModelConfig(NerfactoModelConfig):
     place_scene: bool = True
     """Whether to contract about the scene's content (from its sparse points) instead of about the cameras' cube."""
     fast_hash_grid: bool = True
-    """Whether to use the fast hash grid and networks where tiny-cuda-nn is not installed; off: nerfstudio's torch path."""
+    """Whether grids, networks, samples, weights and their losses take the fast path; off: nerfstudio's torch path. Grids and
+    networks of tiny-cuda-nn are left alone."""
 
 
 class SpinnerfModel(NerfactoModel):

@@ -28,7 +28,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.nerf.kernels import KernelUnavailable, load_kernel
+from spinnerf_ns.kernels import KernelUnavailable, load_kernel
 
 Backend = Literal["native", "compiled", "torch"]
 VARIABLE = "SPINNERF_HASH_GRID"

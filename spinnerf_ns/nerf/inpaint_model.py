@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +33,8 @@ class SpinnerfInpaintModelConfig(SpinnerfModelConfig):
     reference_loss_mult: float = 0.02
     """Weight of the pixel loss in the reference view's hole."""
     init_from: Path | None = None
-    """config.yml of a spinnerf-seg run to start from, its object carved out; by default training starts from scratch."""
+    """config.yml of a spinnerf-seg run to start from, its object carved out; by default from the export's field of
+    what stays (start-from-background)."""
 
 
 class SpinnerfInpaintModel(SpinnerfModel):
@@ -53,7 +54,8 @@ class SpinnerfInpaintModel(SpinnerfModel):
     def skip_warm_up(self) -> None:
         """Lets a model that was started from a trained field go on as one that was trained: samples follow the proposal networks
         from the first step on, which learn in one step of a few. To be called before training callbacks are made."""
-        self.config.proposal_warmup = self.config.proposal_weights_anneal_max_num_iters = 1
+        # A copy: the configuration may be used for another run.
+        self.config = replace(self.config, proposal_warmup=1, proposal_weights_anneal_max_num_iters=1)
 
     @property
     def perceptual_name(self) -> str | None:

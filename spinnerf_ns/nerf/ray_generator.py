@@ -15,6 +15,7 @@ class PerspectiveRayGenerator(RayGenerator):
 
     def __init__(self, cameras: Cameras) -> None:
         super().__init__(cameras)
+        self.image_coords = self.image_coords.to(cameras.device)  # as a buffer it moves only inside a module
         self._is_perspective = bool((cameras.camera_type == CameraType.PERSPECTIVE.value).all())
         self._is_perspective &= cameras.ndim == 1 and cameras.times is None and not cameras.metadata
         self._intrinsics = torch.cat([cameras.cx, cameras.cy, cameras.fx, cameras.fy], dim=-1)

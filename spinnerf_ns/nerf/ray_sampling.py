@@ -29,8 +29,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.kernels import KernelUnavailable, load_kernel
 from spinnerf_ns.nerf.hash_grid import _threads, _tracing
-from spinnerf_ns.nerf.kernels import KernelUnavailable, load_kernel
 from spinnerf_ns.nerf.scene_placement import PlacedContraction, PlacedPiecewiseSampler
 
 VARIABLE = "SPINNERF_RAY_SAMPLING"
@@ -88,9 +88,9 @@ class FastPDFSampler(PDFSampler):
 
     def _levels(self, rays: int, edges: int) -> tuple[Tensor, Tensor | None]:
         """Where in the cumulative distribution to look: (E,) levels and, in training, (R, 1) or (R, E) random numbers."""
-        levels = torch.linspace(0.0, 1.0 - (1.0 / edges), steps=edges)
+        levels = torch.linspace(0.0, 1.0 - (1.0 / edges), steps=edges, dtype=torch.float32)
         if self.train_stratified and self.training:
-            return levels, torch.rand((rays, 1 if self.single_jitter else edges))
+            return levels, torch.rand((rays, 1 if self.single_jitter else edges), dtype=torch.float32)
         return levels + 1.0 / (2 * edges), None
 
 
@@ -111,10 +111,10 @@ class FastPiecewiseSampler(SpacedSampler):
 
     def _bins(self, rays: int, count: int) -> Tensor:
         """Bin edges in [0, 1]: (R, S + 1) in training, else (1, S + 1); as nerfstudio's `SpacedSampler` has them."""
-        bins = torch.linspace(0.0, 1.0, count + 1)[None]
+        bins = torch.linspace(0.0, 1.0, count + 1, dtype=torch.float32)[None]
         if not (self.train_stratified and self.training):
             return bins
-        jitter = torch.rand((rays, 1 if self.single_jitter else count + 1))
+        jitter = torch.rand((rays, 1 if self.single_jitter else count + 1), dtype=torch.float32)
         centers = (bins[..., 1:] + bins[..., :-1]) / 2.0
         upper, lower = torch.cat([centers, bins[..., -1:]], -1), torch.cat([bins[..., :1], centers], -1)
         return lower + (upper - lower) * jitter

@@ -34,8 +34,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.kernels import KernelUnavailable, load_kernel
 from spinnerf_ns.nerf.hash_grid import _threads, _tracing
-from spinnerf_ns.nerf.kernels import KernelUnavailable, load_kernel
 
 VARIABLE = "SPINNERF_RAY_WEIGHTS"
 MAX_SAMPLES = 1024  # of ray_weights.cpp

@@ -25,8 +25,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.kernels import KernelUnavailable, load_kernel
 from spinnerf_ns.nerf.hash_grid import _threads, _tracing
-from spinnerf_ns.nerf.kernels import KernelUnavailable, load_kernel
 
 VARIABLE = "SPINNERF_TINY_MLP"
 LEAST_ROWS = 4096

@@ -15,8 +15,9 @@ from nerfstudio.field_components.mlp import MLPWithHashEncoding
 from nerfstudio.fields.density_fields import HashMLPDensityField
 from torch import nn
 
+from spinnerf_ns import kernels
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.nerf import hash_grid, kernels
+from spinnerf_ns.nerf import hash_grid
 from spinnerf_ns.nerf.hash_grid import FastHashEncoding, accelerate, hash_grid_backend, torch_hash_grid
 
 # Sums in another order: a few units in the last place of the largest term.

@@ -11,8 +11,9 @@ from nerfstudio.cameras.rays import Frustums, RaySamples
 from nerfstudio.model_components import losses as stock
 from nerfstudio.models import nerfacto
 
+from spinnerf_ns import kernels
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.nerf import kernels, ray_weights
+from spinnerf_ns.nerf import ray_weights
 from spinnerf_ns.nerf.ray_weights import (
     FastRaySamples,
     accelerate,

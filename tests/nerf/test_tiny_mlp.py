@@ -12,8 +12,9 @@ from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.field_components.mlp import MLP, MLPWithHashEncoding
 from torch import nn
 
+from spinnerf_ns import kernels
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.nerf import kernels, tiny_mlp
+from spinnerf_ns.nerf import tiny_mlp
 from spinnerf_ns.nerf.cpu import keep_freed_memory
 from spinnerf_ns.nerf.optimizers import FastAdamOptimizerConfig
 from spinnerf_ns.nerf.tiny_mlp import FastMLP, accelerate

@@ -20,7 +20,8 @@ from torch import nn
 
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.baselines import stock_models_without_download
-from spinnerf_ns.nerf import fast_field, hash_grid, kernels, ray_sampling
+from spinnerf_ns import kernels
+from spinnerf_ns.nerf import fast_field, hash_grid, ray_sampling
 from spinnerf_ns.nerf.fast_field import FastDensityField, FastNerfactoField
 from spinnerf_ns.nerf.ray_sampling import FastPDFSampler, FastPiecewiseSampler, RayFrustums, accelerate, grid_points
 from spinnerf_ns.nerf.scene_placement import PlacedContraction, PlacedPiecewiseSampler

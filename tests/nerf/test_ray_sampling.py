@@ -18,9 +18,9 @@ from nerfstudio.model_components.ray_samplers import PDFSampler, UniformLinDispP
 from nerfstudio.models.nerfacto import NerfactoModelConfig
 from torch import nn
 
+from spinnerf_ns import kernels
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.baselines import stock_models_without_download
-from spinnerf_ns import kernels
 from spinnerf_ns.nerf import fast_field, hash_grid, ray_sampling
 from spinnerf_ns.nerf.fast_field import FastDensityField, FastNerfactoField
 from spinnerf_ns.nerf.ray_sampling import FastPDFSampler, FastPiecewiseSampler, RayFrustums, accelerate, grid_points

@@ -24,7 +24,7 @@ from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 
 from spinnerf_ns.nerf.background_field import LAST_RATE, RATE
-from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY, CachedLpips
+from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY, CachedLpips, accelerate_nerfacto
 from spinnerf_ns.nerf.inpaint_data import SpinnerfInpaintDataManager, SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.runs import apply, method_config
 from spinnerf_ns.scene.dataset_writer import TRANSFORMS_MASKED
@@ -191,26 +191,17 @@ def from_scratch(ours: TrainerConfig, before: int) -> TrainerConfig:
 def stock_models_without_download() -> Iterator[None]:
     """Within this context stock nerfacto is built without its LPIPS download, with ours' fast grid, networks and losses.
 
-    They are numerically equal to the stock torch path (see nerf/hash_grid.py, tiny_mlp.py and ray_sampling.py), so only the
-    time changes.
+    They equal the stock torch path but for rounding (see nerf/hash_grid.py, tiny_mlp.py, ray_sampling.py and ray_weights.py), so
+    only the time changes.
     """
-    from spinnerf_ns.nerf import fast_field, ray_sampling, ray_weights, tiny_mlp
-    from spinnerf_ns.nerf.hash_grid import FastHashEncoding, accelerate
+    from spinnerf_ns.nerf import ray_weights
 
     original = NerfactoModel.populate_modules
 
     def populate(self: NerfactoModel) -> None:
         with mock.patch("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", CachedLpips):
             original(self)
-        accelerate(self, verbose=False)
-        tiny_mlp.accelerate(self)
-        fast_field.accelerate(self)
-        fast_field.accelerate_proposals(self)
-        ray_sampling.accelerate(self)
-        for module in self.modules():
-            if isinstance(module, FastHashEncoding):  # no loss differentiates by position, as in ours
-                module.position_gradients = self.config.predict_normals or self.config.camera_optimizer.mode != "off"
-        ray_weights.accelerate(self)
+        accelerate_nerfacto(self, verbose=False)
 
     with mock.patch.object(NerfactoModel, "populate_modules", populate), ray_weights.fast_losses():
         yield

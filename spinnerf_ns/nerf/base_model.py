@@ -79,25 +79,9 @@ class SpinnerfModel(NerfactoModel):
             self.collider.far_plane = self.config.far_plane * float(radius)
 
     def accelerate(self) -> None:
-        """Puts the fast hash grid and networks in place of nerfstudio's torch path; called once all fields are built."""
+        """Puts the fast path in place of nerfstudio's torch path, if so configured; called once all fields are built."""
         if self.config.fast_hash_grid:
-            from spinnerf_ns.nerf import fast_field, ray_sampling, tiny_mlp
-            from spinnerf_ns.nerf.hash_grid import FastHashEncoding, accelerate
-
-            accelerate(self)
-            tiny_mlp.accelerate(self)
-            fast_field.accelerate(self)
-            fast_field.accelerate_proposals(self)
-            ray_sampling.accelerate(self)
-            for module in self.modules():
-                if isinstance(module, FastHashEncoding):
-                    module.position_gradients = self.needs_position_gradients
-            ray_weights.accelerate(self)
-
-    @property
-    def needs_position_gradients(self) -> bool:
-        """Whether a loss differentiates the fields by position."""
-        return self.config.predict_normals or self.config.camera_optimizer.mode != "off"
+            accelerate_nerfacto(self)
 
     @contextmanager
     def rendering_only(self, names: Iterable[str]) -> Iterator[None]:
@@ -213,6 +197,28 @@ class SpinnerfModel(NerfactoModel):
         if metrics["lpips"] != metrics["lpips"]:  # NaN: not measured
             del metrics["lpips"]
         return metrics, images
+
+
+def accelerate_nerfacto(model: NerfactoModel, verbose: bool = True) -> None:
+    """Lets a nerfacto model, ours or nerfstudio's, use the fast grids, networks, samples and weights, in place.
+
+    Args:
+        model: with all its fields built.
+        verbose: print a line about hash grids.
+    """
+    from spinnerf_ns.nerf import fast_field, hash_grid, ray_sampling, tiny_mlp
+
+    hash_grid.accelerate(model, verbose=verbose)
+    tiny_mlp.accelerate(model)
+    fast_field.accelerate(model)
+    fast_field.accelerate_proposals(model)
+    ray_sampling.accelerate(model)
+    # What differentiates the fields by position.
+    position_gradients = model.config.predict_normals or model.config.camera_optimizer.mode != "off"
+    for module in model.modules():
+        if isinstance(module, hash_grid.FastHashEncoding):
+            module.position_gradients = position_gradients
+    ray_weights.accelerate(model)
 
 
 def uniform_part(outputs: dict, batch: dict) -> tuple[dict, dict]:

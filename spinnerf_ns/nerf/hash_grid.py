@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -28,12 +27,12 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.kernels import KernelUnavailable, load_kernel
+from spinnerf_ns.kernels import load_kernel
+from spinnerf_ns.nerf.native import failure_of, is_tracing, kernel_threads, requested
 
 Backend = Literal["native", "compiled", "torch"]
 VARIABLE = "SPINNERF_HASH_GRID"
 _SOURCE = Path(__file__).with_suffix(".cpp")
-_in_forked_child = False
 
 
 def accelerate(module: nn.Module, verbose: bool = True) -> int:
@@ -54,7 +53,8 @@ def accelerate(module: nn.Module, verbose: bool = True) -> int:
             part.__class__ = FastHashEncoding
             changed += 1
     if changed and verbose:
-        CONSOLE.print(f"[dim]{changed} hash grids run without tiny-cuda-nn, on the fast path ({VARIABLE}={_requested()})[/dim]")
+        choice = f"{VARIABLE}={requested(VARIABLE)}"
+        CONSOLE.print(f"[dim]{changed} hash grids run without tiny-cuda-nn, on the fast path ({choice})[/dim]")
     return changed
 
 
@@ -64,7 +64,7 @@ def hash_grid_backend() -> Backend:
     Raises:
         SpinnerfError: SPINNERF_HASH_GRID names no implementation, or names "native" or "compiled" where it can't be had.
     """
-    return _backend("cpu", _requested())
+    return _backend("cpu", requested(VARIABLE))
 
 
 class FastHashEncoding(HashEncoding):
@@ -83,11 +83,11 @@ class FastHashEncoding(HashEncoding):
         Returns:
             (..., num_levels * features_per_level)
         """
-        if in_tensor.numel() == 0 or self.hash_table.dtype != torch.float32 or in_tensor.dtype == torch.float64 or _tracing():
+        if in_tensor.numel() == 0 or self.hash_table.dtype != torch.float32 or in_tensor.dtype == torch.float64 or is_tracing():
             return super().pytorch_fwd(in_tensor)
         if in_tensor.device != self.hash_table.device:  # the torch path says what is wrong
             return super().pytorch_fwd(in_tensor)
-        backend = _backend(in_tensor.device.type, _requested())
+        backend = _backend(in_tensor.device.type, requested(VARIABLE))
         if backend == "torch":
             return super().pytorch_fwd(in_tensor)
         assert in_tensor.shape[-1] == 3
@@ -163,7 +163,7 @@ class _NativeHashGrid(torch.autograd.Function):
 def _native_forward(points: Tensor, table: Tensor, scalings: Tensor, table_size: int) -> Tensor:
     points, table, levels = points.detach(), table.detach().contiguous(), np.asarray(scalings, np.float32)
     out = table.new_empty(len(points), len(levels) * table.shape[1])
-    _library().spinnerf_hash_grid_forward(*_grid_arguments(points, table, levels, table_size), out.data_ptr(), _threads())
+    _library().spinnerf_hash_grid_forward(*_grid_arguments(points, table, levels, table_size), out.data_ptr(), kernel_threads())
     return out
 
 
@@ -179,7 +179,7 @@ def _native_backward(
         grad.data_ptr(),
         None if grad_table is None else grad_table.data_ptr(),
         None if grad_points is None else grad_points.data_ptr(),
-        _threads(),
+        kernel_threads(),
     )
     if failed:
         raise MemoryError(f"no memory for {grad.numel() * 4} bytes in the hash grid's backward pass")
@@ -188,20 +188,6 @@ def _native_backward(
 
 def _grid_arguments(points: Tensor, table: Tensor, levels: np.ndarray, table_size: int) -> tuple:
     return points.data_ptr(), len(points), table.data_ptr(), len(levels), table.shape[1], table_size, levels.ctypes.data
-
-
-def _threads() -> int:
-    # An OpenMP runtime that was used before a fork hangs in the child as soon as it is used there with several threads.
-    return 1 if _in_forked_child else torch.get_num_threads()
-
-
-def _after_fork() -> None:
-    global _in_forked_child
-    _in_forked_child = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 @functools.cache
@@ -219,57 +205,38 @@ def _compiled() -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
     return torch.compile(torch_hash_grid, dynamic=True)
 
 
-def _tracing() -> bool:
-    """Whether torch.compile, torch.jit.trace or torch.func reads the model: they can follow the torch path alone."""
-    compiling = getattr(torch.compiler, "is_compiling", None)
-    transforming = getattr(torch._C, "_are_functorch_transforms_active", None)  # private, so it may be absent
-    return torch.jit.is_tracing() or bool(compiling and compiling()) or bool(transforming and transforming())
-
-
-def _requested() -> str:
-    return os.environ.get(VARIABLE, "auto") or "auto"
-
-
 @functools.cache
-def _backend(device: str, requested: str) -> Backend:
+def _backend(device: str, choice: str) -> Backend:
     """The implementation for a device type: the best that works, tried once."""
-    if requested not in ("auto", "native", "compiled", "torch"):
-        raise SpinnerfError(f"{VARIABLE}={requested} names no implementation: set it to auto, native, compiled or torch")
-    if requested == "torch" or device not in ("cpu", "cuda"):
+    if choice not in ("auto", "native", "compiled", "torch"):
+        raise SpinnerfError(f"{VARIABLE}={choice} names no implementation: set it to auto, native, compiled or torch")
+    if choice == "torch" or device not in ("cpu", "cuda"):
         return "torch"
     reasons = []
-    order: list[Backend] = ["native"] if device == "cpu" and requested != "compiled" else []
-    order += ["compiled"] if not (device == "cpu" and requested == "native") else []
+    order: list[Backend] = ["native"] if device == "cpu" and choice != "compiled" else []
+    order += ["compiled"] if not (device == "cpu" and choice == "native") else []
     for backend in order:
-        reason = _failure(backend, device)
+        reason = failure_of(functools.partial(_agrees, backend, device))
         if reason is None:
             return backend
         reasons.append(f"{backend}: {reason}")
-    if requested != "auto" and device == "cpu":
-        raise SpinnerfError(f"{VARIABLE}={requested} can't be had here ({'; '.join(reasons)}); set it to auto or torch")
+    if choice != "auto" and device == "cpu":
+        raise SpinnerfError(f"{VARIABLE}={choice} can't be had here ({'; '.join(reasons)}); set it to auto or torch")
     CONSOLE.print(f"[yellow]hash grids run slowly on nerfstudio's torch path ({'; '.join(reasons)})[/yellow]")
     return "torch"
 
 
-def _failure(backend: Backend, device: str) -> str | None:
-    """Why an implementation can't be used: it can't be had, or it does not give torch's values and gradients here."""
-    try:
-        # The first use may be a render without gradients.
-        with torch.inference_mode(False), torch.enable_grad():
-            scalings, table_size = torch.tensor([3.0, 7.0]), 16
-            points = torch.arange(90.0).reshape(30, 3).sin().to(device).requires_grad_()
-            table = torch.arange(64.0).cos().reshape(32, 2).to(device).requires_grad_()
-            if backend == "native":
-                _library()
-                features = _NativeHashGrid.apply(points, table, scalings, table_size)
-            else:
-                features = _compiled()(points, table.view_as(table), scalings.to(device), table_size)
-            found = [features, *torch.autograd.grad(features.square().sum(), (points, table))]
-            features = torch_hash_grid(points, table, scalings, table_size)
-            truth = [features, *torch.autograd.grad(features.square().sum(), (points, table))]
-    except Exception as error:  # whatever a compiler may raise: a slow grid is better than none
-        reason = str(error).strip().splitlines()
-        return str(error) if isinstance(error, KernelUnavailable) else f"{type(error).__name__}: {reason[0] if reason else ''}"
-    if not all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(found, truth, strict=True)):
-        return "its values differ from torch's"
-    return None
+def _agrees(backend: Backend, device: str) -> bool:
+    """Whether an implementation gives torch's values and gradients here."""
+    scalings, table_size = torch.tensor([3.0, 7.0]), 16
+    points = torch.arange(90.0).reshape(30, 3).sin().to(device).requires_grad_()
+    table = torch.arange(64.0).cos().reshape(32, 2).to(device).requires_grad_()
+    if backend == "native":
+        _library()
+        features = _NativeHashGrid.apply(points, table, scalings, table_size)
+    else:
+        features = _compiled()(points, table.view_as(table), scalings.to(device), table_size)
+    found = [features, *torch.autograd.grad(features.square().sum(), (points, table))]
+    features = torch_hash_grid(points, table, scalings, table_size)
+    truth = [features, *torch.autograd.grad(features.square().sum(), (points, table))]
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(found, truth, strict=True))

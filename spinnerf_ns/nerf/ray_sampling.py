@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,10 @@ import torch
 from nerfstudio.cameras.rays import Frustums, RayBundle, RaySamples
 from nerfstudio.field_components.spatial_distortions import SceneContraction, SpatialDistortion
 from nerfstudio.model_components.ray_samplers import PDFSampler, SpacedSampler, UniformLinDispPiecewiseSampler
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
-from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.kernels import KernelUnavailable, load_kernel
-from spinnerf_ns.nerf.hash_grid import _threads, _tracing
+from spinnerf_ns.kernels import load_kernel
+from spinnerf_ns.nerf.native import choose_native, is_tracing, kernel_threads, requested
 from spinnerf_ns.nerf.scene_placement import PlacedContraction, PlacedPiecewiseSampler
 
 VARIABLE = "SPINNERF_RAY_SAMPLING"
@@ -139,7 +136,7 @@ def piecewise_spacing(
         bins, step = _rows(bins.expand(rays, edges))
         first, last, out = nears.contiguous(), fars.contiguous(), bins.new_empty(rays, edges)
         _library().spinnerf_piecewise_distances(
-            bins.data_ptr(), step, rays, edges, first.data_ptr(), last.data_ptr(), radius, out.data_ptr(), _threads()
+            bins.data_ptr(), step, rays, edges, first.data_ptr(), last.data_ptr(), radius, out.data_ptr(), kernel_threads()
         )
         return out
 
@@ -172,7 +169,7 @@ def resample_bins(
     _library().spinnerf_resample_bins(
         weights.data_ptr(), weights_step, sums.data_ptr(), starts.data_ptr(), starts_step, ends.data_ptr(), ends_step, rays,
         weights.shape[1], levels.data_ptr(), None if jitter is None else jitter.data_ptr(),
-        0 if jitter is None else jitter.shape[1], edges, eps, out.data_ptr(), _threads(),
+        0 if jitter is None else jitter.shape[1], edges, eps, out.data_ptr(), kernel_threads(),
     )  # fmt: skip
     return out
 
@@ -193,7 +190,7 @@ class RayFrustums(Frustums):
         out = origins.new_empty(*self._shape, 3)
         _library().spinnerf_sample_positions(
             origins.data_ptr(), directions.data_ptr(), starts.data_ptr(), starts_step, ends.data_ptr(), ends_step,
-            *self._shape, out.data_ptr(), _threads(),
+            *self._shape, out.data_ptr(), kernel_threads(),
         )  # fmt: skip
         return out
 
@@ -262,7 +259,7 @@ def grid_points(positions: Tensor, distortion: SpatialDistortion | None) -> tupl
     points, inside = torch.empty_like(positions), positions.new_empty(*positions.shape[:-1], 1)
     _library().spinnerf_grid_points(
         positions.data_ptr(), inside.numel(), center.data_ptr(), radius.data_ptr(), int(center is _ORIGIN),
-        points.data_ptr(), inside.data_ptr(), _threads(),
+        points.data_ptr(), inside.data_ptr(), kernel_threads(),
     )  # fmt: skip
     return points, inside
 
@@ -294,7 +291,7 @@ class _Density(torch.autograd.Function):
         grad, out = grad.contiguous(), torch.empty_like(density)
         _library().spinnerf_density_backward(
             grad.data_ptr(), logits.data_ptr(), step, density.data_ptr(), inside.data_ptr(), out.numel(), ctx.scale,
-            out.data_ptr(), _threads(),
+            out.data_ptr(), kernel_threads(),
         )  # fmt: skip
         return out, None, None
 
@@ -321,7 +318,7 @@ def is_native(*values: Tensor) -> bool:
     for tensor in values:
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
             return False
-    return not _tracing() and _available(_requested())
+    return not is_tracing() and _available(requested(VARIABLE))
 
 
 def _wants_gradient(*values: Tensor) -> bool:
@@ -346,47 +343,22 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _requested() -> str:
-    return os.environ.get(VARIABLE, "auto") or "auto"
-
-
 @functools.cache
-def _available(requested: str) -> bool:
-    """Whether the kernels are to be used; tried once.
-
-    Raises:
-        SpinnerfError: SPINNERF_RAY_SAMPLING names no implementation, or "native" where it can't be had.
-    """
-    if requested not in ("auto", "native", "torch"):
-        raise SpinnerfError(f"{VARIABLE}={requested} names no implementation: set it to auto, native or torch")
-    if requested == "torch":
-        return False
-    reason = _failure()
-    if reason is None:
-        return True
-    if requested == "native":
-        raise SpinnerfError(f"{VARIABLE}=native can't be had here ({reason}); set it to auto or torch")
-    CONSOLE.print(f"[yellow]rays are sampled on nerfstudio's torch path ({reason})[/yellow]")
-    return False
+def _available(choice: str) -> bool:
+    """Whether the kernels are to be used; tried once."""
+    return choose_native(VARIABLE, choice, _agrees, "rays are sampled on nerfstudio's torch path")
 
 
-def _failure() -> str | None:
-    """Why the kernels can't be used: they can't be had, or what comes out after all of them is not what torch computes."""
-    try:
-        _library()
-        with torch.no_grad(), mock.patch(f"{__name__}._available", lambda requested: True):
-            rays = RayBundle(torch.arange(6.0).view(2, 3), torch.arange(6.0).view(2, 3).sin(), torch.ones(2, 1))
-            rays.nears, rays.fars = torch.full((2, 1), 0.1), torch.full((2, 1), 9.0)
-            weights = torch.arange(16.0).view(2, 8, 1).cos().square()
-            first, drawn = UniformLinDispPiecewiseSampler(8).eval(), PDFSampler(12, include_original=False).eval()
-            contraction = SceneContraction(order=float("inf"))
-            truth = (contraction(drawn(rays, first(rays), weights).frustums.get_positions()) + 2.0) / 4.0
-            accelerate(nn.ModuleList([first, drawn]))
-            points, inside = grid_points(drawn(rays, first(rays), weights).frustums.get_positions(), contraction)
-    except Exception as error:  # whatever may go wrong: slow sampling is better than none
-        if isinstance(error, KernelUnavailable):
-            return str(error)
-        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-    if not (bool(inside.all()) and torch.allclose(points, truth, rtol=1e-4, atol=1e-4)):
-        return "its values differ from torch's"
-    return None
+def _agrees() -> bool:
+    """Whether what comes out after all of the kernels is what torch computes."""
+    _library()
+    with torch.no_grad(), mock.patch(f"{__name__}._available", lambda requested: True):
+        rays = RayBundle(torch.arange(6.0).view(2, 3), torch.arange(6.0).view(2, 3).sin(), torch.ones(2, 1))
+        rays.nears, rays.fars = torch.full((2, 1), 0.1), torch.full((2, 1), 9.0)
+        weights = torch.arange(16.0).view(2, 8, 1).cos().square()
+        first, drawn = UniformLinDispPiecewiseSampler(8).eval(), PDFSampler(12, include_original=False).eval()
+        contraction = SceneContraction(order=float("inf"))
+        truth = (contraction(drawn(rays, first(rays), weights).frustums.get_positions()) + 2.0) / 4.0
+        accelerate(nn.ModuleList([first, drawn]))
+        points, inside = grid_points(drawn(rays, first(rays), weights).frustums.get_positions(), contraction)
+    return bool(inside.all()) and torch.allclose(points, truth, rtol=1e-4, atol=1e-4)

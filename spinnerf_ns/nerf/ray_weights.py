@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,12 +29,10 @@ from nerfstudio.cameras.rays import RaySamples
 from nerfstudio.model_components import losses as stock
 from nerfstudio.model_components.ray_samplers import ProposalNetworkSampler
 from nerfstudio.models import nerfacto
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
-from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.kernels import KernelUnavailable, load_kernel
-from spinnerf_ns.nerf.hash_grid import _threads, _tracing
+from spinnerf_ns.nerf.native import choose_native, is_tracing, kernel_threads, requested
 
 VARIABLE = "SPINNERF_RAY_WEIGHTS"
 MAX_SAMPLES = 1024  # of ray_weights.cpp
@@ -127,7 +124,7 @@ def _weights_forward(densities: Tensor, deltas: Tensor) -> Tensor:
     densities, deltas = densities.detach().contiguous(), deltas.detach().contiguous()
     weights = torch.empty_like(densities)
     _library().spinnerf_ray_weights_forward(
-        densities.data_ptr(), deltas.data_ptr(), *weights.shape[:2], weights.data_ptr(), _threads()
+        densities.data_ptr(), deltas.data_ptr(), *weights.shape[:2], weights.data_ptr(), kernel_threads()
     )
     return weights
 
@@ -145,7 +142,7 @@ def _weights_backward(
         *densities.shape[:2],
         None if grad_densities is None else grad_densities.data_ptr(),
         None if grad_deltas is None else grad_deltas.data_ptr(),
-        _threads(),
+        kernel_threads(),
     )
     return grad_densities, grad_deltas
 
@@ -250,7 +247,7 @@ def _distortion(edges: Tensor, weights: Tensor, wants_gradient: bool) -> tuple[T
         1.0 / rays,
         losses.data_ptr(),
         None if gradient is None else gradient.data_ptr(),
-        _threads(),
+        kernel_threads(),
     )
     return torch.tensor(loss, dtype=torch.float32), gradient
 
@@ -276,7 +273,7 @@ def _interlevel(
         1.0 / (rays * samples),
         losses.data_ptr(),
         None if gradient is None else gradient.data_ptr(),
-        _threads(),
+        kernel_threads(),
     )
     return torch.tensor(loss, dtype=torch.float32), gradient
 
@@ -284,7 +281,7 @@ def _interlevel(
 # --------------------------------------------------------------------------------------------------------------- kernel
 def _goes_native(values: Tensor, samples: RaySamples | None = None) -> bool:
     """Whether the kernel takes (R, S, 1) values and, where given, the bins of their samples."""
-    if _tracing() or not _is_ours(values) or not _available(_requested()):
+    if is_tracing() or not _is_ours(values) or not _available(requested(VARIABLE)):
         return False
     if samples is None:
         return True
@@ -321,59 +318,33 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _requested() -> str:
-    return os.environ.get(VARIABLE, "auto") or "auto"
-
-
 @functools.cache
-def _available(requested: str) -> bool:
-    """Whether the kernel is to be used; tried once.
-
-    Raises:
-        SpinnerfError: SPINNERF_RAY_WEIGHTS names no implementation, or "native" where it can't be had.
-    """
-    if requested not in ("auto", "native", "torch"):
-        raise SpinnerfError(f"{VARIABLE}={requested} names no implementation: set it to auto, native or torch")
-    if requested == "torch":
-        return False
-    reason = _failure()
-    if reason is None:
-        return True
-    if requested == "native":
-        raise SpinnerfError(f"{VARIABLE}=native can't be had here ({reason}); set it to auto or torch")
-    CONSOLE.print(f"[yellow]rendering weights and their losses run on torch's path ({reason})[/yellow]")
-    return False
+def _available(choice: str) -> bool:
+    """Whether the kernel is to be used; tried once."""
+    return choose_native(VARIABLE, choice, _agrees, "rendering weights and their losses run on torch's path")
 
 
-def _failure() -> str | None:
-    """Why the kernel can't be used: it can't be had, or it does not give torch's values and gradients here."""
-    try:
-        # The first use may be a render without gradients.
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-            values = torch.arange(33 * 20.0).reshape(33, 20, 1)
-            densities, deltas = (values.sin() + 1.0).requires_grad_(), values.cos().square()
-            edges = torch.cat([torch.zeros(33, 1), deltas[..., 0].cumsum(dim=1)], dim=1)
-            final, final_edges = deltas[:, :10].contiguous(), edges[:, 2:13]
+def _agrees() -> bool:
+    """Whether the kernel gives torch's values and gradients here."""
+    with torch.autocast("cpu", enabled=False):
+        values = torch.arange(33 * 20.0).reshape(33, 20, 1)
+        densities, deltas = (values.sin() + 1.0).requires_grad_(), values.cos().square()
+        edges = torch.cat([torch.zeros(33, 1), deltas[..., 0].cumsum(dim=1)], dim=1)
+        final, final_edges = deltas[:, :10].contiguous(), edges[:, 2:13]
 
-            def results(weigh: Callable[..., Tensor], *losses: Callable[[Tensor], Tensor]) -> list[Tensor]:
-                weights = weigh(densities, deltas)
-                found = torch.stack([loss(weights) for loss in losses])
-                return [weights, found, *torch.autograd.grad(found.sum(), [weights, densities])]
+        def results(weigh: Callable[..., Tensor], *losses: Callable[[Tensor], Tensor]) -> list[Tensor]:
+            weights = weigh(densities, deltas)
+            found = torch.stack([loss(weights) for loss in losses])
+            return [weights, found, *torch.autograd.grad(found.sum(), [weights, densities])]
 
-            found = results(
-                _NativeWeights.apply,
-                lambda own: _NativeLoss.apply(own, functools.partial(_distortion, edges), None),
-                lambda own: _NativeLoss.apply(own, functools.partial(_interlevel, final_edges, final, edges), None),
-            )
-            truth = results(
-                torch_weights,
-                lambda own: stock.lossfun_distortion(edges, own[..., 0]).mean(),
-                lambda own: stock.lossfun_outer(final_edges, final[..., 0], edges, own[..., 0]).mean(),
-            )
-    except Exception as error:  # whatever may go wrong: slow weights are better than none
-        if isinstance(error, KernelUnavailable):
-            return str(error)
-        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-    if not all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(found, truth, strict=True)):
-        return "its values differ from torch's"
-    return None
+        found = results(
+            _NativeWeights.apply,
+            lambda own: _NativeLoss.apply(own, functools.partial(_distortion, edges), None),
+            lambda own: _NativeLoss.apply(own, functools.partial(_interlevel, final_edges, final, edges), None),
+        )
+        truth = results(
+            torch_weights,
+            lambda own: stock.lossfun_distortion(edges, own[..., 0]).mean(),
+            lambda own: stock.lossfun_outer(final_edges, final[..., 0], edges, own[..., 0]).mean(),
+        )
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(found, truth, strict=True))

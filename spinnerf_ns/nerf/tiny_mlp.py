@@ -15,18 +15,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from nerfstudio.field_components.mlp import MLP
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
-from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.kernels import KernelUnavailable, load_kernel
-from spinnerf_ns.nerf.hash_grid import _threads, _tracing
+from spinnerf_ns.nerf.native import choose_native, is_tracing, kernel_threads, requested
 
 VARIABLE = "SPINNERF_TINY_MLP"
 LEAST_ROWS = 4096
@@ -79,13 +76,13 @@ class FastMLP(MLP):
         return out.view(*in_tensor.shape[:-1], -1)
 
     def _goes_native(self, in_tensor: Tensor) -> bool:
-        if _tracing() or in_tensor.device.type != "cpu" or in_tensor.numel() < max(LEAST_ROWS, 1) * in_tensor.shape[-1]:
+        if is_tracing() or in_tensor.device.type != "cpu" or in_tensor.numel() < max(LEAST_ROWS, 1) * in_tensor.shape[-1]:
             return False
         weight = self.layers[0].weight
         same = in_tensor.dtype == torch.float32 or (in_tensor.dtype == torch.bfloat16 and torch.is_autocast_cpu_enabled())
         if not same or weight.dtype != torch.float32 or weight.device.type != "cpu" or in_tensor.shape[-1] != self.in_dim:
             return False
-        return _suits(self) and _available(_requested())
+        return _suits(self) and _available(requested(VARIABLE))
 
 
 def _suits(network: MLP) -> bool:
@@ -139,7 +136,7 @@ def torch_mlp(rows: Tensor, sigmoid: bool, parameters: list[Tensor]) -> Tensor:
 def _forward(rows: Tensor, sigmoid: bool, parameters: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
     arguments, kept = _arguments(rows, sigmoid, parameters)
     out = rows.new_empty(len(rows), len(kept[-1]))
-    _library().spinnerf_mlp_forward(*arguments, out.data_ptr(), _threads())
+    _library().spinnerf_mlp_forward(*arguments, out.data_ptr(), kernel_threads())
     return out
 
 
@@ -163,7 +160,7 @@ def _backward(
         grad.data_ptr(),
         None if grad_rows is None else grad_rows.data_ptr(),
         None if flat is None else flat.data_ptr(),
-        _threads(),
+        kernel_threads(),
     )
     if failed:
         raise MemoryError("no memory for the sums of a small network's backward pass")
@@ -196,47 +193,21 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _requested() -> str:
-    return os.environ.get(VARIABLE, "auto") or "auto"
-
-
 @functools.cache
-def _available(requested: str) -> bool:
-    """Whether the kernel is to be used; tried once.
-
-    Raises:
-        SpinnerfError: SPINNERF_TINY_MLP names no implementation, or "native" where it can't be had.
-    """
-    if requested not in ("auto", "native", "torch"):
-        raise SpinnerfError(f"{VARIABLE}={requested} names no implementation: set it to auto, native or torch")
-    if requested == "torch":
-        return False
-    reason = _failure()
-    if reason is None:
-        return True
-    if requested == "native":
-        raise SpinnerfError(f"{VARIABLE}=native can't be had here ({reason}); set it to auto or torch")
-    CONSOLE.print(f"[yellow]small networks run on torch's path ({reason})[/yellow]")
-    return False
+def _available(choice: str) -> bool:
+    """Whether the kernel is to be used; tried once."""
+    return choose_native(VARIABLE, choice, _agrees, "small networks run on torch's path")
 
 
-def _failure() -> str | None:
-    """Why the kernel can't be used: it can't be had, or it does not give torch's values and gradients here."""
-    try:
-        # The first use may be a render without gradients.
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-            shapes = [(33, 5), (33,), (3, 33), (3,)]
-            parameters = [torch.arange(float(torch.Size(shape).numel())).reshape(shape).sin() for shape in shapes]
-            inputs = [torch.arange(500.0).reshape(100, 5).cos(), *parameters]
-            inputs = [tensor.requires_grad_() for tensor in inputs]
-            results = []
-            for function in (lambda rows, sigmoid, tensors: _NativeMLP.apply(rows, sigmoid, *tensors), torch_mlp):
-                out = function(inputs[0], True, inputs[1:])
-                results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
-    except Exception as error:  # whatever may go wrong: a slow network is better than none
-        if isinstance(error, KernelUnavailable):
-            return str(error)
-        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-    if not all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*results, strict=True)):
-        return "its values differ from torch's"
-    return None
+def _agrees() -> bool:
+    """Whether the kernel gives torch's values and gradients here."""
+    with torch.autocast("cpu", enabled=False):
+        shapes = [(33, 5), (33,), (3, 33), (3,)]
+        parameters = [torch.arange(float(torch.Size(shape).numel())).reshape(shape).sin() for shape in shapes]
+        inputs = [torch.arange(500.0).reshape(100, 5).cos(), *parameters]
+        inputs = [tensor.requires_grad_() for tensor in inputs]
+        results = []
+        for function in (lambda rows, sigmoid, tensors: _NativeMLP.apply(rows, sigmoid, *tensors), torch_mlp):
+            out = function(inputs[0], True, inputs[1:])
+            results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*results, strict=True))

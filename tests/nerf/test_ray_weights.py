@@ -205,18 +205,22 @@ def test_interlevel_equals_nerfstudio(levels, joined):
     assert final_weights.grad is None
 
 
+def assert_interlevel_loss_is_torchs(proposal, final):
+    """Values and gradients, of edges (R, S + 1)."""
+    samples_list, weights = [samples_of(proposal), samples_of(final)], random_weights(final.shape[-1] - 1, 5)
+    found, truth = (
+        value_and_gradients(lambda own, loss=loss: loss([own, weights], samples_list), random_weights(proposal.shape[-1] - 1, 3))
+        for loss in (interlevel_loss, stock.interlevel_loss)
+    )
+    assert_close(found, truth, atol=1e-8)
+
+
 @needs_compiler
 @pytest.mark.parametrize("shift", [-2.0, -0.5, 0.0, 0.5, 2.0])
 def test_bins_that_do_not_overlap_or_coincide(shift):
     """Final samples before, across, and behind the proposal's bins; all edges on a coarse raster, so that many are equal."""
     proposal, final = (random_edges(12, 1) * 6).round() / 6, (random_edges(9, 2) * 6).round() / 6 + shift
-    samples_list = [samples_of(proposal), samples_of(final)]
-    weights = random_weights(9, 5)
-    found, truth = (
-        value_and_gradients(lambda own, loss=loss: loss([own, weights], samples_list), random_weights(12, 3))
-        for loss in (interlevel_loss, stock.interlevel_loss)
-    )
-    assert_close(found, truth, atol=1e-8)
+    assert_interlevel_loss_is_torchs(proposal, final)
 
 
 @needs_compiler
@@ -224,13 +228,7 @@ def test_final_edges_out_of_order_by_rounding_are_searched_as_torch_does():
     edges = random_edges(20, 1)
     proposal = edges.clone()
     edges[:, 7] = torch.nextafter(edges[:, 8], torch.tensor(2.0))  # interpolation may overshoot the next edge
-    samples_list = [samples_of(proposal), samples_of(edges)]
-    weights = random_weights(20, 5)
-    found, truth = (
-        value_and_gradients(lambda own, loss=loss: loss([own, weights], samples_list), random_weights(20, 3))
-        for loss in (interlevel_loss, stock.interlevel_loss)
-    )
-    assert_close(found, truth, atol=1e-8)
+    assert_interlevel_loss_is_torchs(proposal, edges)
 
 
 @needs_compiler

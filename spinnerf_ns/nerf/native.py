@@ -1,0 +1,82 @@
+"""What the modules with a C++ kernel share: whether to use it, on how many threads, and when torch has to do the work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.kernels import KernelUnavailable
+
+_in_forked_child = False
+
+
+def requested(variable: str) -> str:
+    """What an environment variable asks for; "auto" where it is not set or empty."""
+    return os.environ.get(variable, "auto") or "auto"
+
+
+def choose_native(variable: str, choice: str, agrees: Callable[[], bool], slow: str) -> bool:
+    """Whether a kernel is to be used. Callers cache it: it builds and tries the kernel.
+
+    Args:
+        variable: the environment variable that chooses, for messages.
+        choice: what it says: "auto", "native" or "torch".
+        agrees: tries the kernel; see `failure_of`.
+        slow: what to tell the user where it can't: a sentence that the reason follows in brackets.
+
+    Raises:
+        SpinnerfError: the variable names no implementation, or "native" where it can't be had.
+    """
+    if choice not in ("auto", "native", "torch"):
+        raise SpinnerfError(f"{variable}={choice} names no implementation: set it to auto, native or torch")
+    if choice == "torch":
+        return False
+    reason = failure_of(agrees)
+    if reason is None:
+        return True
+    if choice == "native":
+        raise SpinnerfError(f"{variable}=native can't be had here ({reason}); set it to auto or torch")
+    CONSOLE.print(f"[yellow]{slow} ({reason})[/yellow]")
+    return False
+
+
+def failure_of(agrees: Callable[[], bool]) -> str | None:
+    """Why a kernel can't be used, in one line: it can't be had, fails, or does not give torch's values; None if it can.
+
+    Args:
+        agrees: runs the kernel and torch on the same input; whether both give the same.
+    """
+    try:
+        # The first use may be a render without gradients.
+        with torch.inference_mode(False), torch.enable_grad():
+            return None if agrees() else "its values differ from torch's"
+    except KernelUnavailable as error:
+        return str(error)
+    except Exception as error:  # whatever a compiler or a kernel may raise: torch's slow path is better than none
+        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def kernel_threads() -> int:
+    """Threads that a kernel may use."""
+    # An OpenMP runtime that was used before a fork hangs in the child as soon as it is used there with several threads.
+    return 1 if _in_forked_child else torch.get_num_threads()
+
+
+def is_tracing() -> bool:
+    """Whether torch.compile, torch.jit.trace or torch.func reads the model: they can follow the torch path alone."""
+    compiling = getattr(torch.compiler, "is_compiling", None)
+    transforming = getattr(torch._C, "_are_functorch_transforms_active", None)  # private, so it may be absent
+    return torch.jit.is_tracing() or bool(compiling and compiling()) or bool(transforming and transforming())
+
+
+def _after_fork() -> None:
+    global _in_forked_child
+    _in_forked_child = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -15,7 +15,7 @@ spinnerf_seg_lite = MethodSpecification(
         model={
             "objectness_num_levels": 6,
             "objectness_max_res": 512,
-            "objectness_log2_hashmap_size": 17,
+            "objectness_log2_hashmap_size": 16,
             "objectness_samples_per_ray": 6,
             "objectness_every": 6,
         },

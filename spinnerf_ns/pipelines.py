@@ -262,7 +262,7 @@ class SpinnerfInpaintPipeline(SpinnerfPipeline):
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         """The model's and data manager's, and the run's record."""
         # Callbacks are asked for after a checkpoint was loaded: a resumed run is not started anew.
-        if attributes.trainer._start_step == 0 and self._start():
+        if self._start() if attributes.trainer._start_step == 0 else self.model.went_on:
             self.model.skip_warm_up()
         callbacks = super().get_training_callbacks(attributes)
         callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], lambda step: self._record(attributes)))

@@ -153,6 +153,11 @@ def test_inpainting_starts_from_that_field_unless_told_not_to(scene, seg_run, tm
         assert torch.allclose(state[f"_model.{name}"], kept.state[name], atol=1e-6) == start
         assert ("Started from the export's field" in capsys.readouterr().out) == start
         assert len(warm) == 1  # the first of the two runs
+        if start:  # a resumed run is not started anew, but it knows that it went on from a trained field
+            config.load_dir, config.max_num_iterations = checkpoint.parent, 2
+            train(config, scene.root, tmp_path, "resumed")
+            assert warm.pop() is not warm[0]
+            assert "Started from" not in capsys.readouterr().out
 
 
 def test_second_export_is_fresh_and_other_settings_want_overwrite(scene, seg_run):

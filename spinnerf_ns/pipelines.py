@@ -259,6 +259,10 @@ class SpinnerfInpaintPipeline(SpinnerfPipeline):
     config: SpinnerfInpaintPipelineConfig
     model: SpinnerfInpaintModel
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool | None = None) -> None:
+        """As the other stage's; checkpoints from before a model knew whether it went on from a trained field are taken too."""
+        super().load_state_dict({"_model.went_on": self.model.went_on, **state_dict}, strict)
+
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         """The model's and data manager's, and the run's record."""
         # Callbacks are asked for after a checkpoint was loaded: a resumed run is not started anew.

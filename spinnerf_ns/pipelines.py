@@ -126,7 +126,8 @@ class SpinnerfSegPipelineConfig(VanillaPipelineConfig):
     model: SpinnerfSegModelConfig = field(default_factory=SpinnerfSegModelConfig)
     """specifies the model config"""
     refine_masks: bool = True
-    """Whether, at `mask_round_steps`, rendered masks take the tracked ones' place (the paper's second stage)."""
+    """Whether, at `mask_round_steps`, rendered masks overrule the tracked ones where the field is sure (the paper's second
+    stage)."""
     mask_round_steps: tuple[int, ...] = ()
     """Steps at which they do."""
     mask_round_downscale: int = 2
@@ -162,7 +163,7 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         return callbacks
 
     def refine_masks(self) -> None:
-        """Renders every training photo's mask and trains on these from now on.
+        """Renders every training photo's mask and, where the field is sure (`refined`), trains on it from now on.
 
         A photo whose rendered mask is empty keeps the mask it had: an early field may have lost the object there.
         """

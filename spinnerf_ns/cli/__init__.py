@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 COMMANDS = {
@@ -44,6 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
         tyro.cli(command, prog=f"ns-spinnerf {name}", description=COMMANDS[name][1], args=arguments[1:]).main()
     except SpinnerfError as error:
         print(f"ns-spinnerf {name}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # what reads the output (`| head`) has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 

@@ -9,6 +9,9 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.model_components.ray_generators import RayGenerator
 from torch import Tensor
 
+MOST_POINTS = 1 << 23
+"""Image points whose undistorted place is kept (64 MB); with more of them a lens is undone anew for every ray."""
+
 
 class PerspectiveRayGenerator(RayGenerator):
     """`RayGenerator` without what nerfstudio does for cameras of several kinds; the same rays, and cameras of other kinds."""
@@ -21,20 +24,36 @@ class PerspectiveRayGenerator(RayGenerator):
         self._intrinsics = torch.cat([cameras.cx, cameras.cy, cameras.fx, cameras.fy], dim=-1)
         lens = cameras.distortion_params
         self._lens = lens if lens is not None and bool((lens != 0).any()) else None
+        self._undistorted = None if self._lens is None or not self._is_perspective else self._undistort_once()
         self._neighbours = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], device=cameras.device)[:, None]
 
     def forward(self, ray_indices: Tensor) -> RayBundle:
         """(R, 3) camera, row, column -> rays; a pixel's area is spanned by its neighbours' rays."""
         if not self._is_perspective:
             return super().forward(ray_indices)
-        camera = ray_indices[:, 0]
-        center, focal = self._intrinsics[camera].split(2, dim=-1)
-        pixels = self.image_coords[ray_indices[:, 1], ray_indices[:, 2]].flip(-1)  # (R, 2) x, y
-        seen = (pixels - center + self._neighbours) / focal  # (3, R, 2): of the pixel, of those right of it and below it
-        if self._lens is not None:
-            seen = radial_and_tangential_undistort(seen, self._lens[camera])
+        camera, row, column = ray_indices.unbind(-1)
+        if self._undistorted is not None:  # (3, R, 2): of the pixel, of those right of it and below it
+            kind = self._kinds[camera]
+            seen = torch.stack([self._undistorted[kind, row + down, column + across] for down, across in ((0, 0), (0, 1), (1, 0))])
+        else:
+            center, focal = self._intrinsics[camera].split(2, dim=-1)
+            seen = (self.image_coords[row, column].flip(-1) - center + self._neighbours) / focal
+            if self._lens is not None:
+                seen = radial_and_tangential_undistort(seen, self._lens[camera])
         right, up, back, origins = self.cameras.camera_to_worlds[camera].unbind(-1)
         directions, norm = normalize_with_norm(seen[..., :1] * right - seen[..., 1:] * up - back, -1)
         sides = (directions[0] - directions[1:]).square().sum(dim=-1).sqrt()
         area = (sides[0] * sides[1])[:, None]
         return RayBundle(origins, directions[0], area, camera[:, None], metadata={"directions_norm": norm[0]})
+
+    def _undistort_once(self) -> Tensor | None:
+        """(K, H + 1, W + 1, 2): where the K different cameras' pixels, and those beyond the last ones, would be without a lens."""
+        height, width = (size + 1 for size in self.image_coords.shape[:2])
+        kinds, self._kinds = torch.cat([self._intrinsics, self._lens], dim=-1).unique(dim=0, return_inverse=True)
+        if len(kinds) * height * width > MOST_POINTS:
+            return None
+        down, across = (torch.arange(size, device=kinds.device) + 0.5 for size in (height, width))
+        pixels = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1).view(-1, 2)  # x, y
+        seen = [(pixels - kind[:2]) / kind[2:4] for kind in kinds]
+        places = [radial_and_tangential_undistort(at, kind[4:].expand(len(at), -1)) for at, kind in zip(seen, kinds, strict=True)]
+        return torch.stack(places).view(len(kinds), height, width, 2)

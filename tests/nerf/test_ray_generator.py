@@ -9,6 +9,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.model_components.ray_generators import RayGenerator
 
+from spinnerf_ns.nerf import ray_generator
 from spinnerf_ns.nerf.ray_generator import PerspectiveRayGenerator
 
 NUM_CAMERAS, HEIGHT, WIDTH = 4, 30, 40
@@ -38,8 +39,10 @@ def assert_equal_rays(seen_by: Cameras, chosen: torch.Tensor) -> None:
     assert all(torch.equal(found.metadata[name], value) for name, value in truth.metadata.items())
 
 
+@pytest.mark.parametrize("most_points", [0, ray_generator.MOST_POINTS], ids=["anew", "kept"])
 @pytest.mark.parametrize("lens", [None, NO_LENS.repeat(4, 1), LENS.repeat(4, 1), torch.stack([NO_LENS, LENS, NO_LENS, 2 * LENS])])
-def test_rays_equal_nerfstudio(lens):
+def test_rays_equal_nerfstudio(lens, most_points, monkeypatch):
+    monkeypatch.setattr(ray_generator, "MOST_POINTS", most_points)
     seen_by = cameras(distortion_params=lens)
     with mock.patch.object(RayGenerator, "forward", side_effect=AssertionError("nerfstudio was asked")):
         PerspectiveRayGenerator(seen_by)(indices())

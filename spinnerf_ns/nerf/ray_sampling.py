@@ -27,7 +27,7 @@ from nerfstudio.model_components.ray_samplers import PDFSampler, SpacedSampler, 
 from torch import Tensor, nn
 
 from spinnerf_ns.kernels import load_kernel
-from spinnerf_ns.nerf.native import choose_native, is_tracing, kernel_threads, requested
+from spinnerf_ns.native import choose_native, is_tracing, kernel_threads, requested
 from spinnerf_ns.nerf.scene_placement import PlacedContraction, PlacedPiecewiseSampler
 
 VARIABLE = "SPINNERF_RAY_SAMPLING"

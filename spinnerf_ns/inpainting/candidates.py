@@ -24,6 +24,7 @@ GAIN_LIMIT = 1.25
 """Exposure gains beyond this (or below its inverse) are cut: then it is not exposure that differs."""
 
 Floats = npt.NDArray[np.float32]
+Counts = npt.NDArray[np.int32]
 
 
 class Exposure:
@@ -41,7 +42,7 @@ class Exposure:
         self._gains = np.ones((len(photos), 3), np.float32)
         self._known = np.full(len(photos), self._rim is None)
 
-    def gains(self, numbers: Numbers) -> Floats:
+    def gains(self, numbers: Numbers | Counts) -> Floats:
         """(M, 3) factors of the photos with these numbers."""
         missing = np.unique(numbers[~self._known[numbers]])
         for start in range(0, len(missing), ENOUGH):
@@ -82,6 +83,32 @@ def _gain(seen: Seen, image: Image, colours: Floats) -> Floats:
 
 
 @dataclass
+class Offers:
+    """Colours that photos have for pixels: (M,) pairs of a photo and a pixel, by photo, then by pixel.
+
+    What is kept of `Seen` until it is known which pixels are taken, for up to `ENOUGH` photos per pixel of a hole.
+    """
+
+    photo: Counts
+    """Number of the photo."""
+    point: Counts
+    """Number of the pixel."""
+    place: npt.NDArray[np.uint8]
+    """The colour's place among the pixel's, below `ENOUGH`."""
+    x: Points
+    """Pixel coordinate in the photo; so is y."""
+    y: Points
+    """Pixel coordinate."""
+    deviation: Points
+    """As of `Seen`; so is edge."""
+    edge: BoolMask
+    """As of `Seen`."""
+
+    def __getitem__(self, which: BoolMask) -> Offers:
+        return Offers(*(values[which] for values in vars(self).values()))
+
+
+@dataclass
 class Asked:
     """What the others say of N pixels at some depth, and where to fetch the colours that they show."""
 
@@ -89,22 +116,22 @@ class Asked:
     """(3, N) the pixels' points."""
     tolerance: float
     """Relative, of depth."""
-    used: Numbers = field(init=False)
+    used: Counts = field(init=False)
     """(N,) how many photos' colours count, at most `ENOUGH`."""
-    supports: Numbers = field(init=False)
+    supports: Counts = field(init=False)
     """(N,) how many photos show the point."""
-    loose_supports: Numbers = field(init=False)
+    loose_supports: Counts = field(init=False)
     """(N,) how many show it, or nearly so."""
-    conflicts: Numbers = field(init=False)
+    conflicts: Counts = field(init=False)
     """(N,) how many look through it."""
     ratios: Points = field(init=False)
     """(N,) sum of the `Seen.ratio` of those that show it."""
-    found: list[tuple[Seen, Numbers]] = field(init=False, default_factory=list)
-    """Pairs of a photo and a pixel whose colour counts, and the colour's place among the pixel's."""
+    found: list[tuple[slice, list[Offers]]] = field(init=False, default_factory=list)
+    """Blocks of pixels, and the colours of theirs that count."""
 
     def __post_init__(self) -> None:
         count = self.points.shape[1]
-        self.used, self.supports, self.loose_supports, self.conflicts = np.zeros((4, count), np.int64)
+        self.used, self.supports, self.loose_supports, self.conflicts = np.zeros((4, count), np.int32)
         self.ratios = np.zeros(count)
 
     @property
@@ -116,6 +143,8 @@ class Asked:
         """Asks all of them, the first ones first, until every pixel has enough colours."""
         for start in range(0, self.points.shape[1], POINTS):
             pixels, first = np.arange(start, min(start + POINTS, self.points.shape[1])), 0
+            offers: list[Offers] = []
+            self.found.append((slice(start, start + POINTS), offers))
             while first < len(photos):
                 pixels = pixels[self.used[pixels] < ENOUGH]
                 if not pixels.size:
@@ -123,10 +152,11 @@ class Asked:
                 # No pixel has enough before the eighth; a few pixels may as well ask more at a time.
                 last = min(first + max(ENOUGH, POINTS // pixels.size), len(photos))
                 seen = look(photos[first:last], self.points[:, pixels], self.tolerance)
-                self._add(seen, pixels, first, last)
+                offers.append(self._count(seen, pixels, first, last))
                 first = last
 
-    def _add(self, seen: Seen, pixels: Numbers, first: int, last: int) -> None:
+    def _count(self, seen: Seen, pixels: Numbers, first: int, last: int) -> Offers:
+        """Counts what photos `first` to `last` say of these pixels; the colours that they have for them."""
         shows = seen.deviation <= LOOSE * self.tolerance
         colours = np.zeros((last - first, pixels.size), np.int8)
         colours[seen.photo[shows], seen.point[shows]] = 1
@@ -134,35 +164,41 @@ class Asked:
         place = self.used[pixels[seen.point]] + earlier[seen.photo, seen.point]
         asked = place < ENOUGH  # the pixel had not enough when the photo's turn came
         seen, place, shows = seen[asked], place[asked], shows[asked]
-        seen.point, seen.photo = pixels[seen.point], seen.photo + first
-        exact, count = seen.deviation <= self.tolerance, len(self.used)
-        self.supports += np.bincount(seen.point[exact], minlength=count)
-        self.loose_supports += np.bincount(seen.point[shows], minlength=count)
-        self.conflicts += np.bincount(seen.point[seen.through], minlength=count)
-        np.add.at(self.ratios, seen.point[exact], seen.ratio[exact])
-        self.used += np.bincount(seen.point[shows], minlength=count)
-        self.found.append((seen[shows], place[shows]))
+        exact = seen.deviation <= self.tolerance
+        for counts, which in (
+            (self.used, shows), (self.supports, exact), (self.loose_supports, shows), (self.conflicts, seen.through)
+        ):  # fmt: skip
+            counts[pixels] += np.bincount(seen.point[which], minlength=pixels.size).astype(np.int32)
+        np.add.at(self.ratios, pixels[seen.point[exact]], seen.ratio[exact])
+        photo, point = (seen.photo + first).astype(np.int32), pixels[seen.point].astype(np.int32)
+        return Offers(photo, point, place.astype(np.uint8), seen.x, seen.y, seen.deviation, seen.edge)[shows]
 
     def colours(
         self, taken: BoolMask, layer: ViewLayers, photos: Photos, exposure: Exposure | None
     ) -> npt.NDArray[np.uint8]:
         """(M, 3): the colours of those of the photo's pixels that are taken; `photos` were asked."""
-        number = np.cumsum(taken) - 1
-        rgb = np.zeros((np.count_nonzero(taken), ENOUGH, 3), np.float32)
+        blocks = [self._block_colours(offers, taken, block, layer, photos, exposure) for block, offers in self.found]
+        return np.concatenate([np.zeros((0, 3), np.uint8), *blocks])
+
+    def _block_colours(
+        self, offers: list[Offers], taken: BoolMask, block: slice, layer: ViewLayers, photos: Photos, exposure: Exposure | None
+    ) -> npt.NDArray[np.uint8]:
+        """(M, 3): the colours of a block's pixels that are taken."""
+        number = np.cumsum(taken[block]) - 1
+        rgb = np.zeros((np.count_nonzero(taken[block]), ENOUGH, 3), np.float32)
         weight = np.zeros(rgb.shape[:2], np.float32)
-        for seen, place in self.found:
-            wanted = taken[seen.point]
-            seen, place = seen[wanted], place[wanted]
-            colour = _bilinear([other.image for other in photos.layers], seen.photo, seen.x, seen.y)
+        for each in offers:
+            each = each[taken[each.point]]
+            colour = _bilinear([other.image for other in photos.layers], each.photo, each.x, each.y)
             if exposure is not None:
-                colour = colour * exposure.gains(seen.photo)
-            rgb[number[seen.point], place] = colour
-            weight[number[seen.point], place] = _weight(layer, photos, self.points, seen, self.tolerance)
-        blocks = [slice(start, start + POINTS) for start in range(0, max(len(rgb), 1), POINTS)]
-        return np.concatenate([_agreed(rgb[block], weight[block]) for block in blocks])
+                colour = colour * exposure.gains(each.photo)
+            at = number[each.point - block.start]
+            rgb[at, each.place] = colour
+            weight[at, each.place] = _weight(layer, photos, self.points, each, self.tolerance)
+        return _agreed(rgb, weight)
 
 
-def _bilinear(images: list[Image], photo: Numbers, x: Points, y: Points) -> Floats:
+def _bilinear(images: list[Image], photo: Numbers | Counts, x: Points, y: Points) -> Floats:
     """(M, 3) colours of the images with these numbers, which are ordered, at these places."""
     corners = np.empty((4, len(x), 3), np.uint8)
     parts = np.empty((2, len(x), 1))
@@ -180,7 +216,7 @@ def _bilinear(images: list[Image], photo: Numbers, x: Points, y: Points) -> Floa
     return (top * (1 - part_y) + bottom * part_y).astype(np.float32)
 
 
-def _weight(layer: ViewLayers, photos: Photos, points: Points, seen: Seen, tolerance: float) -> Floats:
+def _weight(layer: ViewLayers, photos: Photos, points: Points, seen: Offers, tolerance: float) -> Floats:
     """(M,) trust in a photo's colour: it should look from nearly the same direction, from as near, and not on an edge."""
     points = points[:, seen.point]
     here, there = points - layer.view.c2w[:, 3:], points - photos.cameras.center[seen.photo, :, 0].T

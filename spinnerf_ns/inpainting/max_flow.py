@@ -1,4 +1,8 @@
-"""The cheapest cut of a graph in two, by a C++ kernel (max_flow.cpp, built on first use), else by scipy. Both find the same."""
+"""The cheapest cut of a graph in two, by a C++ kernel (max_flow.cpp, built on first use), else by scipy. Both find the same.
+
+The environment variable SPINNERF_MAX_FLOW chooses the implementation: "auto" (the default: native, else scipy), "native" or
+"scipy".
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,10 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from spinnerf_ns.kernels import KernelUnavailable, load_kernel
+from spinnerf_ns.kernels import load_kernel
+from spinnerf_ns.native import choose_native, requested
 
+VARIABLE = "SPINNERF_MAX_FLOW"
 _SOURCE = Path(__file__).with_suffix(".cpp")
 
 Integers = npt.NDArray[np.int64]
@@ -28,15 +34,21 @@ def source_side(excess: Integers, edges: Integers, between: Integers) -> npt.NDA
 
     Returns:
         (N,) bool.
+
+    Raises:
+        SpinnerfError: SPINNERF_MAX_FLOW names no implementation, or "native" where it can't be had.
     """
-    library = _library()
-    if library is None:
-        return _by_scipy(excess, edges, between)
+    if _available(requested(VARIABLE)):
+        return _by_kernel(excess, edges, between)
+    return _by_scipy(excess, edges, between)
+
+
+def _by_kernel(excess: Integers, edges: Integers, between: Integers) -> npt.NDArray[np.bool_]:
     excess, between = (np.ascontiguousarray(costs, np.int64) for costs in (excess, between))
     first, second = np.ascontiguousarray(edges.T, np.int32)
     keeps = np.zeros(len(excess), np.uint8)
     arrays = (array.ctypes.data for array in (first, second, between, excess, keeps))
-    library.spinnerf_min_cut(len(excess), len(edges), *arrays)
+    _library().spinnerf_min_cut(len(excess), len(edges), *arrays)
     return keeps.astype(bool)
 
 
@@ -56,11 +68,23 @@ def _by_scipy(excess: Integers, edges: Integers, between: Integers) -> npt.NDArr
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
-    try:
-        library = load_kernel(_SOURCE)
-    except (KernelUnavailable, OSError):  # no compiler, or installed without the source: slower, and the same
-        return None
+def _library() -> ctypes.CDLL:
+    library = load_kernel(_SOURCE)
     library.spinnerf_min_cut.argtypes = [ctypes.c_int32, ctypes.c_int32] + 5 * [ctypes.c_void_p]
     library.spinnerf_min_cut.restype = None
     return library
+
+
+@functools.cache
+def _available(choice: str) -> bool:
+    """Whether the kernel is to be used; tried once."""
+    return choose_native(VARIABLE, choice, _agrees, "surfaces are cut by scipy", other="scipy")
+
+
+def _agrees() -> bool:
+    """Whether the kernel cuts a small graph as scipy does: a picture's grid and some diagonals, with several cheapest cuts."""
+    node = np.arange(12 * 12).reshape(12, 12)
+    pairs = [(node[:, :-1], node[:, 1:]), (node[1:], node[:-1]), (node[:-1, :-1].ravel()[::3], node[1:, 1:].ravel()[::3])]
+    edges = np.concatenate([np.stack([first.ravel(), second.ravel()], axis=1) for first, second in pairs])
+    excess, between = node.ravel() * 37 % 19 - 9, np.arange(len(edges)) * 23 % 7
+    return np.array_equal(_by_kernel(excess, edges, between), _by_scipy(excess, edges, between))

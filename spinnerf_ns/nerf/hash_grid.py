@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.kernels import load_kernel
-from spinnerf_ns.nerf.native import failure_of, is_tracing, kernel_threads, requested
+from spinnerf_ns.native import failure_of, is_tracing, kernel_threads, requested
 
 Backend = Literal["native", "compiled", "torch"]
 VARIABLE = "SPINNERF_HASH_GRID"

@@ -22,12 +22,13 @@ from unittest import mock
 
 import torch
 from nerfstudio.cameras.rays import Frustums, RayBundle, RaySamples
+from nerfstudio.field_components.activations import trunc_exp
 from nerfstudio.field_components.spatial_distortions import SceneContraction, SpatialDistortion
 from nerfstudio.model_components.ray_samplers import PDFSampler, SpacedSampler, UniformLinDispPiecewiseSampler
 from torch import Tensor, nn
 
 from spinnerf_ns.kernels import load_kernel
-from spinnerf_ns.nerf.native import choose_native, is_tracing, kernel_threads, requested
+from spinnerf_ns.native import choose_native, is_tracing, kernel_threads, requested
 from spinnerf_ns.nerf.scene_placement import PlacedContraction, PlacedPiecewiseSampler
 
 VARIABLE = "SPINNERF_RAY_SAMPLING"
@@ -352,13 +353,37 @@ def _available(choice: str) -> bool:
 def _agrees() -> bool:
     """Whether what comes out after all of the kernels is what torch computes."""
     _library()
-    with torch.no_grad(), mock.patch(f"{__name__}._available", lambda requested: True):
-        rays = RayBundle(torch.arange(6.0).view(2, 3), torch.arange(6.0).view(2, 3).sin(), torch.ones(2, 1))
-        rays.nears, rays.fars = torch.full((2, 1), 0.1), torch.full((2, 1), 9.0)
-        weights = torch.arange(16.0).view(2, 8, 1).cos().square()
-        first, drawn = UniformLinDispPiecewiseSampler(8).eval(), PDFSampler(12, include_original=False).eval()
-        contraction = SceneContraction(order=float("inf"))
-        truth = (contraction(drawn(rays, first(rays), weights).frustums.get_positions()) + 2.0) / 4.0
-        accelerate(nn.ModuleList([first, drawn]))
-        points, inside = grid_points(drawn(rays, first(rays), weights).frustums.get_positions(), contraction)
+    with mock.patch(f"{__name__}._available", lambda requested: True):
+        placed = PlacedContraction(torch.tensor([0.3, -0.2, 0.1]), 1.7)
+        return (
+            _places_agree(UniformLinDispPiecewiseSampler(8), SceneContraction(order=float("inf")))
+            and _places_agree(PlacedPiecewiseSampler(1.7), placed)
+            and _densities_agree()
+        )
+
+
+@torch.no_grad()
+def _places_agree(first: SpacedSampler, contraction: SceneContraction) -> bool:
+    """Whether a sampler's rays end up at the same points of the grid, by way of samples drawn anew."""
+    rays = RayBundle(torch.arange(6.0).view(2, 3), torch.arange(6.0).view(2, 3).sin(), torch.ones(2, 1))
+    rays.nears, rays.fars = torch.full((2, 1), 0.1), torch.full((2, 1), 9.0)
+    weights = torch.arange(16.0).view(2, 8, 1).cos().square()
+    first, drawn = first.eval(), PDFSampler(12, include_original=False).eval()
+
+    def positions() -> Tensor:
+        return drawn(rays, first(rays, num_samples=8), weights).frustums.get_positions()
+
+    truth = (contraction(positions()) + 2.0) / 4.0
+    accelerate(nn.ModuleList([first, drawn]))
+    points, inside = grid_points(positions(), contraction)
     return bool(inside.all()) and torch.allclose(points, truth, rtol=1e-4, atol=1e-4)
+
+
+def _densities_agree() -> bool:
+    """Whether densities and their gradient agree: logits from one column of features, some beyond the limits of the slope."""
+    features = (torch.arange(96.0).view(48, 2).sin() * 20.0).requires_grad_()
+    inside = (torch.arange(48).view(48, 1) % 5 > 0).float()
+    found = density_from_logits(features[:, 1:], inside, 0.3)
+    truth = 0.3 * trunc_exp(features[:, 1:]) * inside
+    pairs = [(found, truth), [torch.autograd.grad((values * inside.cumsum(0)).sum(), features)[0] for values in (found, truth)]]
+    return all(torch.allclose(ours, theirs, rtol=1e-4, atol=0.0) for ours, theirs in pairs)

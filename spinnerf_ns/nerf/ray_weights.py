@@ -32,7 +32,7 @@ from nerfstudio.models import nerfacto
 from torch import Tensor, nn
 
 from spinnerf_ns.kernels import KernelUnavailable, load_kernel
-from spinnerf_ns.nerf.native import choose_native, is_tracing, kernel_threads, requested
+from spinnerf_ns.native import choose_native, is_tracing, kernel_threads, requested
 
 VARIABLE = "SPINNERF_RAY_WEIGHTS"
 MAX_SAMPLES = 1024  # of ray_weights.cpp

@@ -23,7 +23,7 @@ from nerfstudio.field_components.mlp import MLP
 from torch import Tensor, nn
 
 from spinnerf_ns.kernels import KernelUnavailable, load_kernel
-from spinnerf_ns.nerf.native import choose_native, is_tracing, kernel_threads, requested
+from spinnerf_ns.native import choose_native, is_tracing, kernel_threads, requested
 
 VARIABLE = "SPINNERF_TINY_MLP"
 LEAST_ROWS = 4096

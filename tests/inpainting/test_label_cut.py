@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 import pytest
 
-from spinnerf_ns.inpainting import max_flow
 from spinnerf_ns.inpainting.label_cut import cut_labels, energy
 
 
@@ -53,17 +52,3 @@ def test_nodes_without_edges_take_their_cheapest_label():
     unary = np.array([[1.0, 0.2], [0.1, 0.9]])
     found = cut_labels(np.array([0, 1]), unary, np.zeros((0, 2), np.int64), np.zeros((0, 2, 2)))
     assert found.tolist() == [1, 0]
-
-
-@pytest.mark.parametrize("most", [3, 1000])
-def test_the_kernel_and_scipy_cut_alike(most):
-    if max_flow._library() is None:
-        pytest.skip("no compiler")
-    generator = np.random.default_rng(most)
-    for nodes in [1, *generator.integers(2, 60, 100)]:
-        edges = np.array([pair for pair in itertools.combinations(range(nodes), 2) if generator.random() < 0.3]).reshape(-1, 2)
-        between, excess = generator.integers(0, most, len(edges)), generator.integers(-most, most + 1, nodes)
-        excess[0] = 10**9  # a node that must not change
-        found = max_flow.source_side(excess, edges, between)
-        np.testing.assert_array_equal(found, max_flow._by_scipy(excess, edges, between))
-        assert found[0] and found.dtype == bool

@@ -79,10 +79,12 @@ def test_a_pixel_with_enough_colours_asks_no_further_photos(layers, points, at_a
     whole = Asked(points, 0.02)
     whole.ask(Photos(layers))
     parts, photos = Asked(points, 0.02), Photos(layers)
+    parts.found.append((slice(0, points.shape[1]), []))
     for first in range(0, len(layers), at_a_time):
         pixels = np.flatnonzero(parts.used < ENOUGH)
         last = min(first + at_a_time, len(layers))
-        parts._add(look(photos[first:last], points[:, pixels], 0.02), pixels, first, last)
+        seen = look(photos[first:last], points[:, pixels], 0.02)
+        parts.found[0][1].append(parts._count(seen, pixels, first, last))
     assert whole.used.max() == ENOUGH and ((whole.used > 0) & (whole.used < ENOUGH)).any()
     for name in ("used", "supports", "loose_supports", "conflicts", "ratios", "correction"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
@@ -90,3 +92,12 @@ def test_a_pixel_with_enough_colours_asks_no_further_photos(layers, points, at_a
     colours = [asked.colours(taken, layers[0], photos, None) for asked in (whole, parts)]
     np.testing.assert_array_equal(*colours)
     assert len(colours[0]) == taken.sum()
+
+
+def test_little_is_kept_of_each_colour(layers, points):
+    points[2] = -4
+    asked = Asked(points, 0.02)
+    asked.ask(Photos(layers))
+    kept = [values for _, block in asked.found for each in block for values in vars(each).values()]
+    assert all(values.base is None for values in kept)  # a view would keep all that was seen
+    assert sum(values.nbytes for values in kept) == 34 * asked.used.sum() > 0

@@ -399,3 +399,24 @@ def test_kernels_that_fail_are_not_used(monkeypatch, capsys, broken):
     assert grid_points(torch.rand(5, 3), CONTRACTIONS["placed"]) is None
     assert "torch path" in capsys.readouterr().out.replace("\n", " ")
     ray_sampling._available.cache_clear()
+
+
+def without_placement(positions, count, center, radius, *rest):
+    return positions, count, ray_sampling._ORIGIN.data_ptr(), ray_sampling._UNIT.data_ptr(), *rest
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("grid_points", without_placement),
+        ("piecewise_distances", lambda *arguments: (*arguments[:6], 1.0, *arguments[7:])),  # nerfacto's radius
+        ("density_backward", lambda *arguments: (*arguments[:2], 1, *arguments[3:])),  # logits side by side
+        ("density_backward", lambda *arguments: (*arguments[:6], 2 * arguments[6], *arguments[7:])),  # the slope's limits
+    ],
+)
+def test_the_check_finds_an_error_in_any_part(name, change, monkeypatch):
+    assert ray_sampling._agrees()
+    function = getattr(ray_sampling._library(), f"spinnerf_{name}")
+    monkeypatch.setattr(ray_sampling._library(), f"spinnerf_{name}", lambda *arguments: function(*change(*arguments)))
+    assert not ray_sampling._agrees()

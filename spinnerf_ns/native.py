@@ -1,4 +1,4 @@
-"""What the modules with a C++ kernel share: whether to use it, on how many threads, and when torch has to do the work."""
+"""What the modules with a C++ kernel share: whether to use it, on how many threads, and when another has to do the work."""
 
 from __future__ import annotations
 
@@ -19,44 +19,46 @@ def requested(variable: str) -> str:
     return os.environ.get(variable, "auto") or "auto"
 
 
-def choose_native(variable: str, choice: str, agrees: Callable[[], bool], slow: str) -> bool:
+def choose_native(variable: str, choice: str, agrees: Callable[[], bool], slow: str, other: str = "torch") -> bool:
     """Whether a kernel is to be used. Callers cache it: it builds and tries the kernel.
 
     Args:
         variable: the environment variable that chooses, for messages.
-        choice: what it says: "auto", "native" or "torch".
+        choice: what it says: "auto", "native" or `other`.
         agrees: tries the kernel; see `failure_of`.
         slow: what to tell the user where it can't: a sentence that the reason follows in brackets.
+        other: the library that does the work without the kernel.
 
     Raises:
         SpinnerfError: the variable names no implementation, or "native" where it can't be had.
     """
-    if choice not in ("auto", "native", "torch"):
-        raise SpinnerfError(f"{variable}={choice} names no implementation: set it to auto, native or torch")
-    if choice == "torch":
+    if choice not in ("auto", "native", other):
+        raise SpinnerfError(f"{variable}={choice} names no implementation: set it to auto, native or {other}")
+    if choice == other:
         return False
-    reason = failure_of(agrees)
+    reason = failure_of(agrees, other)
     if reason is None:
         return True
     if choice == "native":
-        raise SpinnerfError(f"{variable}=native can't be had here ({reason}); set it to auto or torch")
+        raise SpinnerfError(f"{variable}=native can't be had here ({reason}); set it to auto or {other}")
     CONSOLE.print(f"[yellow]{slow} ({reason})[/yellow]")
     return False
 
 
-def failure_of(agrees: Callable[[], bool]) -> str | None:
-    """Why a kernel can't be used, in one line: it can't be had, fails, or does not give torch's values; None if it can.
+def failure_of(agrees: Callable[[], bool], other: str = "torch") -> str | None:
+    """Why a kernel can't be used, in one line: it can't be had, fails, or does not give the other's values; None if it can.
 
     Args:
-        agrees: runs the kernel and torch on the same input; whether both give the same.
+        agrees: runs the kernel and the other library on the same input; whether both give the same.
+        other: that library.
     """
     try:
         # The first use may be a render without gradients.
         with torch.inference_mode(False), torch.enable_grad():
-            return None if agrees() else "its values differ from torch's"
+            return None if agrees() else f"its values differ from {other}'s"
     except KernelUnavailable as error:
         return str(error)
-    except Exception as error:  # whatever a compiler or a kernel may raise: torch's slow path is better than none
+    except Exception as error:  # whatever a compiler or a kernel may raise: a slow path is better than none
         return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 

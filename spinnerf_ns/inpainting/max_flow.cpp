@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <limits>
+#include <new>
 #include <vector>
 
 namespace {
@@ -173,10 +174,16 @@ private:
 
 }  // namespace
 
-extern "C" void spinnerf_min_cut(
+// Returns 0, or 1 where memory does not suffice.
+extern "C" int32_t spinnerf_min_cut(
     int32_t nodes, int32_t edges, const int32_t* first, const int32_t* second, const int64_t* between, const int64_t* excess,
     uint8_t* keeps) {
-    Graph graph(nodes, edges, first, second, between, excess);
-    graph.solve();
-    graph.source_side(keeps);
+    try {
+        Graph graph(nodes, edges, first, second, between, excess);
+        graph.solve();
+        graph.source_side(keeps);
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+    return 0;
 }

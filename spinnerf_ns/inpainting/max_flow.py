@@ -48,7 +48,8 @@ def _by_kernel(excess: Integers, edges: Integers, between: Integers) -> npt.NDAr
     first, second = np.ascontiguousarray(edges.T, np.int32)
     keeps = np.zeros(len(excess), np.uint8)
     arrays = (array.ctypes.data for array in (first, second, between, excess, keeps))
-    _library().spinnerf_min_cut(len(excess), len(edges), *arrays)
+    if _library().spinnerf_min_cut(len(excess), len(edges), *arrays):
+        raise MemoryError(f"a graph of {len(excess)} nodes and {len(edges)} edges could not be cut")
     return keeps.astype(bool)
 
 
@@ -71,7 +72,7 @@ def _by_scipy(excess: Integers, edges: Integers, between: Integers) -> npt.NDArr
 def _library() -> ctypes.CDLL:
     library = load_kernel(_SOURCE)
     library.spinnerf_min_cut.argtypes = [ctypes.c_int32, ctypes.c_int32] + 5 * [ctypes.c_void_p]
-    library.spinnerf_min_cut.restype = None
+    library.spinnerf_min_cut.restype = ctypes.c_int32
     return library
 
 

@@ -1,6 +1,6 @@
 """One scale of a picture with a hole, and for every patch that touches the hole the known patch that looks most like it.
 
-What `patchmatch` composes holes of.
+What `patchmatch` composes holes of. `Field` is numpy, and says what is right; `patch_kernel` has the same in C++.
 """
 
 from __future__ import annotations

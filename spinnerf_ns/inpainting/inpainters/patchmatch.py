@@ -18,7 +18,8 @@ import numpy.typing as npt
 from spinnerf_ns.conventions import BoolMask, Image, scale_pixels
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.inpainting.inpainters.base import PhotoInpainter
-from spinnerf_ns.inpainting.inpainters.patch_field import Field, Level, whole_patches
+from spinnerf_ns.inpainting.inpainters.patch_field import Level, whole_patches
+from spinnerf_ns.inpainting.inpainters.patch_kernel import field_class
 from spinnerf_ns.inpainting.membrane import span_membrane
 
 COARSEST = 8.0
@@ -88,7 +89,7 @@ def _compose(
     image: Image, known: BoolMask, piece: BoolMask, patch: int, max_hole: int, generator: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
     """(N, 3) colours for the pixels of `piece`."""
-    levels = [Level(image.astype(np.float32), known, piece)]
+    field_type, levels = field_class(), [Level(image.astype(np.float32), known, piece)]
     while levels[-1].depth_inside > COARSEST:
         coarser = levels[-1].halved()
         if not _enough_sources(coarser.known, patch):
@@ -97,7 +98,7 @@ def _compose(
     field = None
     for number, level in reversed(list(enumerate(levels))):
         start = field
-        field = Field(level, patch, generator)
+        field = field_type(level, patch, generator)
         if start is None:
             level.image[~level.known] = span_membrane(level.image, level.known)[~level.known]
             field.scatter()

@@ -77,9 +77,11 @@ def test_the_kernel_and_numpy_choose_alike(case):
 
 
 @needs_compiler
-@pytest.mark.parametrize("case", ["in the corners", "several pieces", "stripes"])
-def test_threads_change_nothing(case):
-    one, many = searched(NativeField, case), searched(NativeField, case, threads=3)
+def test_threads_change_nothing(monkeypatch):
+    # A thread takes 8192 patches at least.
+    monkeypatch.setitem(CASES, "large hole", (noise(220, 210, seed=1), holes(220, 210, (20, 210, 0, 180)), 5))
+    one, many = searched(NativeField, "large hole"), searched(NativeField, "large hole", threads=3)
+    assert one.rows.size > 3 * 8192 and one.level.piece.sum() > 2 * 2048
     for name in ("source_rows", "source_columns", "cost"):
         np.testing.assert_array_equal(getattr(one, name), getattr(many, name))
     np.testing.assert_array_equal(one.level.image, many.level.image)

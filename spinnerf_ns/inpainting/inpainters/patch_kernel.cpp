@@ -17,6 +17,7 @@ constexpr int64_t kLanes = 8;      // pixels at a time
 constexpr double kSurely = 1.001;  // times a sum of some thousand numbers >= 0 is more than any rounding makes of it
 constexpr int64_t kTargets = 256;  // per task
 constexpr int64_t kPixels = 64;    // per task
+constexpr int64_t kTasks = 32;     // per thread, some 0.4 ms: a thread that a busy machine holds back is waited for longer
 
 // The same in patch_kernel.py.
 struct Field {
@@ -104,7 +105,8 @@ void try_source(const Field& field, int64_t target, int64_t row, int64_t column)
 
 template <class Body>
 void in_blocks(int64_t count, int64_t size, int threads, const Body& body) {
-  parallel_for((count + size - 1) / size, threads, [&](int64_t block) {
+  const int64_t blocks = (count + size - 1) / size;
+  parallel_for(blocks, static_cast<int>(std::min<int64_t>(threads, blocks / kTasks)), [&](int64_t block) {
     const int64_t end = std::min(count, (block + 1) * size);
     for (int64_t i = block * size; i < end; ++i) body(i);
   });

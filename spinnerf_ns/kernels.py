@@ -52,7 +52,7 @@ def load_kernel(source: Path, *options: str) -> ctypes.CDLL:
     """The library built from a C++ file, from the cache if it was built before.
 
     Args:
-        source: the file; what it includes by `#include "name"` lies beside it.
+        source: the file; what it includes by `#include "name"` has that path from the file's folder.
         options: further compiler flags.
 
     Raises:

@@ -16,7 +16,7 @@ spinnerf_seg_lite = MethodSpecification(
             "objectness_num_levels": 6,
             "objectness_max_res": 512,
             "objectness_log2_hashmap_size": 16,
-            "objectness_samples_per_ray": 6,
+            "objectness_samples_per_ray": 4,
             "objectness_every": 6,
         },
     ),

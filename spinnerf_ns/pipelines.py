@@ -20,12 +20,10 @@ from rich.progress import track
 from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, atomic_path
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.inpainting.config import BACKGROUND, ExportConfig
-from spinnerf_ns.nerf.background_field import BackgroundField, background_steps, fit_background
 from spinnerf_ns.nerf.cpu import prepare_cpu
 from spinnerf_ns.nerf.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig, resize_nearest
 from spinnerf_ns.nerf.inpaint_data import SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel, SpinnerfInpaintModelConfig
-from spinnerf_ns.nerf.rendering import render_depth, render_objectness, render_objectness_and_depth
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
 from spinnerf_ns.scene.capture import View
 
@@ -167,6 +165,8 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
 
         A photo whose rendered mask is empty keeps the mask it had: an early field may have lost the object there.
         """
+        from spinnerf_ns.nerf.rendering import render_objectness
+
         manager = self.datamanager
         cameras = manager.train_dataset.cameras
         for index in track(range(len(cameras)), "Refining masks", transient=True):
@@ -197,6 +197,8 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
             The folder of the object-free capture.
         """
         from spinnerf_ns.inpainting.export import background_stage, export_removed, render_stage
+        from spinnerf_ns.nerf.background_field import background_steps
+        from spinnerf_ns.nerf.rendering import render_objectness_and_depth
 
         manager, capture, workspace = self.datamanager, self.datamanager.capture, self.datamanager.workspace
         parameters = {"threshold": OBJECTNESS_THRESHOLD, "sure": SURE if config.keep_outline else OBJECTNESS_THRESHOLD}
@@ -218,6 +220,8 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
     def _fit_background(self, config: ExportConfig, steps: int, holes: dict[str, Any], path: Path) -> Callable:
         """Fits a field to what lies outside the holes, writes it, and returns what renders its depth."""
         from spinnerf_ns.inpainting.export import object_points, views_with_object
+        from spinnerf_ns.nerf.background_field import BackgroundField, fit_background
+        from spinnerf_ns.nerf.rendering import render_depth
         from spinnerf_ns.scene.visual_hull import visual_hull
 
         manager, capture = self.datamanager, self.datamanager.capture
@@ -288,6 +292,8 @@ class SpinnerfInpaintPipeline(SpinnerfPipeline):
         start_from(self.model, load_segmentation_model(config_path, self.model), self.datamanager)
 
     def _start_from_background(self) -> bool:
+        from spinnerf_ns.nerf.background_field import BackgroundField
+
         path = self.datamanager.workspace.root / BACKGROUND / "field.pt"
         if not path.is_file():
             return False

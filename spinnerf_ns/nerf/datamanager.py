@@ -24,9 +24,7 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.nerf.losses import UNKNOWN
 from spinnerf_ns.nerf.pixel_samplers import PixelPool, RayLayout, sample_usable
 from spinnerf_ns.nerf.ray_generator import PerspectiveRayGenerator
-from spinnerf_ns.scene.bounds import scene_bounds
 from spinnerf_ns.scene.capture import Capture, View, capture_from_dataparser
-from spinnerf_ns.scene.sparse_depth import read_colored_points, visible_depths
 from spinnerf_ns.scene.workspace import Workspace
 
 Extras = Callable[[Path, tuple[int, int]], dict[str, Tensor]]
@@ -124,6 +122,8 @@ class SpinnerfDataManager(VanillaDataManager):
 
     def create_train_dataset(self) -> AnnotatedDataset:
         """The train split, without object-free photos; with the scene's bounds for the model."""
+        from spinnerf_ns.scene.bounds import scene_bounds
+
         object_free = set(self.workspace.object_free)
         names = self.train_dataparser_outputs.image_filenames
         kept = [i for i, path in enumerate(names) if self.view_of(path).photo not in object_free]
@@ -163,6 +163,8 @@ class SpinnerfDataManager(VanillaDataManager):
 
     def _read_sparse_depth(self) -> tuple[Tensor, Tensor]:
         """Flat pixel indices (K,) of the sparse points that training photos show, and their disparities (K,)."""
+        from spinnerf_ns.scene.sparse_depth import read_colored_points, visible_depths
+
         points = read_colored_points(self.capture) if self.config.sparse_num_rays else None
         pool, scale = self.train_pool, self.capture.world_scale
         flat, disparity = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]

@@ -18,8 +18,6 @@ from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY
 from spinnerf_ns.nerf.datamanager import SpinnerfDataManager, SpinnerfDataManagerConfig, resize_nearest
 from spinnerf_ns.nerf.pixel_samplers import RayLayout, sample_list, sample_patches, sample_usable
 from spinnerf_ns.scene.camera_path import most_unseen_near_middle
-from spinnerf_ns.scene.dataset_writer import read_removed
-from spinnerf_ns.scene.labels import label_path
 from spinnerf_ns.scene.workspace import Workspace
 
 
@@ -81,6 +79,8 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
     def removed(self) -> dict[str, Any]:
         """Photo -> its exported files."""
         if not hasattr(self, "_removed"):
+            from spinnerf_ns.scene.dataset_writer import read_removed
+
             self._removed = read_removed(self.removed_folder)
         return self._removed
 
@@ -93,6 +93,8 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         file = self.removed[photo].object_mask if photo in self.removed else None
         object_free = photo in self.workspace.object_free
         if object_free:
+            from spinnerf_ns.scene.labels import label_path
+
             file = label_path(self.workspace.scene, photo)
         if file is None:
             object_mask = torch.zeros(*shape, 1, dtype=torch.bool)

@@ -69,7 +69,7 @@ def run(name: str, collector: str) -> float:
     """
     command = [sys.executable, "-W", "ignore", "-c", COMMAND, collector, name, "--help"]
     # nerfstudio's bytecode was written as it was installed: the plugin's may be kept after the first run too.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     before = os.times()
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     after = os.times()

@@ -28,7 +28,7 @@ _VARIANTS = (("-march=native", "-fopenmp"), ("-march=native", "-pthread"), ("-pt
 
 
 class KernelUnavailable(Exception):
-    """Why a kernel can't be had here, in one line; callers fall back to torch."""
+    """Why a kernel can't be had here, in one line; callers do without."""
 
 
 def cache_folder() -> Path:

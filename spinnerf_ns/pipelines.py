@@ -45,8 +45,10 @@ class SpinnerfPipeline(VanillaPipeline):
         Raises:
             SpinnerfError: keys are missing, unexpected, or of another shape.
         """
-        own = {key.removeprefix("_model."): value.shape for key, value in self.state_dict().items()}
-        given = {key.removeprefix("_model.").removeprefix("module."): value.shape for key, value in state_dict.items()}
+        own, given = (
+            {key.removeprefix("_model.").removeprefix("module."): value.shape for key, value in state.items()}
+            for state in (self.state_dict(), state_dict)
+        )
         missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
         other = sorted(key for key in own.keys() & given.keys() if own[key] != given[key])
         if missing or unexpected or other:
@@ -265,13 +267,15 @@ class SpinnerfInpaintPipeline(SpinnerfPipeline):
     model: SpinnerfInpaintModel
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool | None = None) -> None:
-        """As the other stage's; checkpoints from before a model knew whether it went on from a trained field are taken too."""
-        super().load_state_dict({"_model.went_on": self.model.went_on, **state_dict}, strict)
+        """As the other stage's; checkpoints from before a model knew what it was started from are taken too."""
+        prefix = "_model.module." if any(key.startswith("_model.module.") for key in state_dict) else "_model."  # several GPUs'
+        super().load_state_dict({f"{prefix}started_from_field": torch.tensor(False), **state_dict}, strict)
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         """The model's and data manager's, and the run's record."""
         # Callbacks are asked for after a checkpoint was loaded: a resumed run is not started anew.
-        if self._start() if attributes.trainer._start_step == 0 else self.model.went_on:
+        resumed = attributes.trainer._start_step > 0
+        if self.model.started_from_field if resumed else self._start():
             self.model.skip_warm_up()
         callbacks = super().get_training_callbacks(attributes)
         callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], lambda step: self._record(attributes)))

@@ -160,6 +160,23 @@ def test_inpainting_starts_from_that_field_unless_told_not_to(scene, seg_run, tm
             assert "Started from" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["new", "old", "several GPUs", "several GPUs, old"])
+def test_inpainting_checkpoints_of_all_kinds_load(inpaint_run, kind):
+    """Of one and of several GPUs; and from before a model knew what it was started from."""
+    from spinnerf_ns.evaluation.baselines import load_pipeline
+
+    pipeline = load_pipeline(inpaint_run)
+    state = {key: torch.zeros_like(value) for key, value in pipeline.state_dict().items()}
+    state["_model.started_from_field"] = torch.tensor(True)
+    if "old" in kind:
+        del state["_model.started_from_field"]
+    if "several" in kind:
+        state = {key.replace("_model.", "_model.module.", 1): value for key, value in state.items()}
+    pipeline.load_state_dict(state)
+    assert pipeline.model.started_from_field == ("old" not in kind)
+    assert not any(parameter.any() for parameter in pipeline.model.parameters())
+
+
 def test_second_export_is_fresh_and_other_settings_want_overwrite(scene, seg_run):
     from spinnerf_ns.cli.export import export_run
 

@@ -21,7 +21,21 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs `ns-spinnerf <command> ...`; an error that the user can mend is one line and exit status 1."""
+    """Runs `ns-spinnerf <command> ...`; an error that the user can mend is one line and exit status 1.
+
+    So is a reader of its output that has enough (`| head`), without the line.
+    """
+    try:
+        try:
+            _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit is not to fail again
+        sys.exit(1)
+
+
+def _run(arguments: list[str] | None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
@@ -45,9 +59,6 @@ def main(arguments: list[str] | None = None) -> None:
         tyro.cli(command, prog=f"ns-spinnerf {name}", description=COMMANDS[name][1], args=arguments[1:]).main()
     except SpinnerfError as error:
         print(f"ns-spinnerf {name}: {error}", file=sys.stderr)
-        sys.exit(1)
-    except BrokenPipeError:  # what reads the output (`| head`) has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 

@@ -117,11 +117,9 @@ class Asked:
     tolerance: float
     """Relative, of depth."""
     used: Counts = field(init=False)
-    """(N,) how many photos' colours count, at most `ENOUGH`."""
+    """(N,) how many photos show the point, or nearly so: their colours count, of the first `ENOUGH` of them."""
     supports: Counts = field(init=False)
     """(N,) how many photos show the point."""
-    loose_supports: Counts = field(init=False)
-    """(N,) how many show it, or nearly so."""
     conflicts: Counts = field(init=False)
     """(N,) how many look through it."""
     ratios: Points = field(init=False)
@@ -131,7 +129,7 @@ class Asked:
 
     def __post_init__(self) -> None:
         count = self.points.shape[1]
-        self.used, self.supports, self.loose_supports, self.conflicts = np.zeros((4, count), np.int32)
+        self.used, self.supports, self.conflicts = np.zeros((3, count), np.int32)
         self.ratios = np.zeros(count)
 
     @property
@@ -165,9 +163,7 @@ class Asked:
         asked = place < ENOUGH  # the pixel had not enough when the photo's turn came
         seen, place, shows = seen[asked], place[asked], shows[asked]
         exact = seen.deviation <= self.tolerance
-        for counts, which in (
-            (self.used, shows), (self.supports, exact), (self.loose_supports, shows), (self.conflicts, seen.through)
-        ):  # fmt: skip
+        for counts, which in ((self.used, shows), (self.supports, exact), (self.conflicts, seen.through)):
             counts[pixels] += np.bincount(seen.point[which], minlength=pixels.size).astype(np.int32)
         np.add.at(self.ratios, pixels[seen.point[exact]], seen.ratio[exact])
         photo, point = (seen.photo + first).astype(np.int32), pixels[seen.point].astype(np.int32)

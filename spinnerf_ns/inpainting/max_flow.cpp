@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <limits>
-#include <new>
 #include <vector>
 
 namespace {
@@ -182,7 +182,7 @@ extern "C" int32_t spinnerf_min_cut(
         Graph graph(nodes, edges, first, second, between, excess);
         graph.solve();
         graph.source_side(keeps);
-    } catch (const std::bad_alloc&) {
+    } catch (const std::exception&) {
         return 1;
     }
     return 0;

@@ -37,6 +37,7 @@ def source_side(excess: Integers, edges: Integers, between: Integers) -> npt.NDA
 
     Raises:
         SpinnerfError: SPINNERF_MAX_FLOW names no implementation, or "native" where it can't be had.
+        MemoryError: the graph is too large.
     """
     if _available(requested(VARIABLE)):
         return _by_kernel(excess, edges, between)

@@ -162,7 +162,7 @@ class _Filling:
         if wanted.any():
             asked = self._ask(wanted, self._background, self._tolerance)
             strong = _spread(wanted, asked.supports > asked.conflicts)
-            loose = _spread(wanted, asked.loose_supports > asked.conflicts)
+            loose = _spread(wanted, asked.used > asked.conflicts)
             width = self._layer.view.width
             self._accept(_coherent(strong, loose, self._background, self._tolerance, width), wanted, self._background, asked)
 

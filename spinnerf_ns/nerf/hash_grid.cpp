@@ -14,7 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "parallel.hpp"
+#include "../parallel.hpp"
 
 namespace {
 

@@ -50,7 +50,7 @@ class SpinnerfInpaintModel(SpinnerfModel):
         """Builds nerfacto. The perceptual network comes with the first patch and stays outside the module tree."""
         super().populate_modules()
         self._perceptual: list = []  # a list hides it from nn.Module, which keeps checkpoints small
-        self.register_buffer("went_on", torch.tensor(False))  # a buffer: a resumed run has to know it too
+        self.register_buffer("started_from_field", torch.tensor(False))  # a buffer: a resumed run has to know it too
         self.accelerate()
 
     def skip_warm_up(self) -> None:
@@ -58,7 +58,7 @@ class SpinnerfInpaintModel(SpinnerfModel):
         from the first step on, which learn in one step of a few. To be called before training callbacks are made."""
         # A copy: the configuration may be used for another run.
         self.config = replace(self.config, proposal_warmup=1, proposal_weights_anneal_max_num_iters=1)
-        self.went_on.fill_(True)
+        self.started_from_field.fill_(True)
 
     @property
     def perceptual_name(self) -> str | None:

@@ -11,7 +11,7 @@
 #include <limits>
 #include <vector>
 
-#include "parallel.hpp"
+#include "../parallel.hpp"
 
 namespace {
 

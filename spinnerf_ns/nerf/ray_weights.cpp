@@ -16,7 +16,7 @@
 #include <cstring>
 #include <limits>
 
-#include "parallel.hpp"
+#include "../parallel.hpp"
 
 namespace {
 

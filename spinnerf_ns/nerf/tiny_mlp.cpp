@@ -19,7 +19,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "parallel.hpp"
+#include "../parallel.hpp"
 
 namespace {
 

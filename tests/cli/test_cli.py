@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -30,6 +31,18 @@ def test_unknown_command_is_answered_with_the_known_ones(capsys):
         main(["erase"])
     assert exit_info.value.code == 2
     assert "segment" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["weights", "list"], ["demo", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_enough_ends_a_command_quietly(arguments, unbuffered):
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-W", "ignore", "-c", "from spinnerf_ns.cli import main; main()", *arguments]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.parametrize(

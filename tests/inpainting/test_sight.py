@@ -86,7 +86,7 @@ def test_a_pixel_with_enough_colours_asks_no_further_photos(layers, points, at_a
         seen = look(photos[first:last], points[:, pixels], 0.02)
         parts.found[0][1].append(parts._count(seen, pixels, first, last))
     assert whole.used.max() == ENOUGH and ((whole.used > 0) & (whole.used < ENOUGH)).any()
-    for name in ("used", "supports", "loose_supports", "conflicts", "ratios", "correction"):
+    for name in ("used", "supports", "conflicts", "ratios", "correction"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
     taken = np.arange(points.shape[1]) % 3 > 0
     colours = [asked.colours(taken, layers[0], photos, None) for asked in (whole, parts)]

@@ -45,10 +45,19 @@ def test_rays_equal_nerfstudio(lens, most_points, monkeypatch):
     monkeypatch.setattr(ray_generator, "MOST_POINTS", most_points)
     seen_by = cameras(distortion_params=lens)
     with mock.patch.object(RayGenerator, "forward", side_effect=AssertionError("nerfstudio was asked")):
-        PerspectiveRayGenerator(seen_by)(indices())
+        generator = PerspectiveRayGenerator(seen_by)
+        generator(indices())
+    assert (generator._undistorted is not None) == (most_points > 0 and lens is not None and bool(lens.any()))
     assert_equal_rays(seen_by, indices())
     assert_equal_rays(seen_by, indices(1))
     assert_equal_rays(seen_by, indices()[:0])
+
+
+def test_cameras_of_one_kind_share_what_is_kept():
+    poses, lens = cameras().camera_to_worlds, LENS.repeat(4, 1)
+    same = Cameras(poses, 50.0, 51.0, 20.3, 14.8, width=WIDTH, height=HEIGHT, distortion_params=lens)
+    assert PerspectiveRayGenerator(same)._undistorted.shape == (1, HEIGHT + 1, WIDTH + 1, 2)
+    assert_equal_rays(same, indices())
 
 
 @pytest.mark.parametrize(

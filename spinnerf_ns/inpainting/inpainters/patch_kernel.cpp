@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../../nerf/parallel.hpp"
+#include "../../parallel.hpp"
 
 namespace {
 

@@ -1,4 +1,5 @@
-"""`patch_field.Field` with its loops over patches in C++ (patch_kernel.cpp, built on first use). Both choose the same sources.
+"""`patch_field.Field` with its loops over patches in C++ (patch_kernel.cpp, built on first use). Both choose the same sources, but
+for rounding with patches of 13 pixels and more.
 
 The environment variable SPINNERF_PATCHMATCH chooses the implementation: "auto" (the default: native, else numpy), "native" or
 "numpy".
@@ -32,7 +33,7 @@ def field_class() -> type[Field]:
 
 
 class NativeField(Field):
-    """The same as `Field`; sums have numpy's order, so that they round alike."""
+    """The same as `Field`; sums of up to 128 numbers have numpy's order, so that they round alike."""
 
     def __init__(self, level: Level, patch: int, generator: np.random.Generator) -> None:
         super().__init__(level, patch, generator)
@@ -47,14 +48,13 @@ class NativeField(Field):
             self.weights = np.zeros((self.rows.size, self.patch, -(-self.patch // _LANES) * _LANES), np.float32)
             confidence = np.ascontiguousarray(self.level.confidence)
             _library().spinnerf_patch_weigh(self._arguments(), *map(_address, (confidence, self.weights)), kernel_threads())
-        self.looked = self._arguments()
 
     def _try_around(self, drawn: npt.NDArray[np.float64]) -> None:
-        _library().spinnerf_patch_try_around(self.looked, _address(drawn), kernel_threads())
+        _library().spinnerf_patch_try_around(self._arguments(), _address(drawn), kernel_threads())
 
     def _propagate(self, down: int, right: int) -> None:
         before = self.source_rows.copy(), self.source_columns.copy()
-        _library().spinnerf_patch_propagate(self.looked, *map(_address, before), down, right, kernel_threads())
+        _library().spinnerf_patch_propagate(self._arguments(), *map(_address, before), down, right, kernel_threads())
 
     def _mean_of_votes(self, rows: Indices, columns: Indices, trust: Floats) -> Floats:
         mean = np.empty((rows.size, 3), np.float32)
@@ -66,7 +66,7 @@ class NativeField(Field):
         return mean
 
     def _arguments(self) -> _Arguments:
-        """The field as the kernel sees it: it holds as long as the arrays do."""
+        """The field as the kernel sees it, now: it holds addresses of arrays that may be replaced."""
         return _Arguments(
             *(self.height, self.width, self.patch, self.rows.size),
             *(_address(array) for array in (self.planes, self.valid, self.number, self.rows, self.columns, self.weights)),

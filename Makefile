@@ -26,9 +26,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.12 found; install one, or name it: PYTHON=/path/to/python make"; exit 1; }
 	scripts/system-packages
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing nerfstudio and torch into $(VENV): some 3 minutes, 8 GB"
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint constraints.txt
-	$(BIN)/python -W ignore -c "from spinnerf_ns.nerf.hash_grid import hash_grid_backend as b; print('hash grid:', b())"
+	$(BIN)/python -W ignore -c "import torch; from spinnerf_ns.kernels import build_all; build_all()"
 	touch $@
 
 clean:

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 BUILD_TIMEOUT_S = 300
@@ -134,3 +135,19 @@ def _processor_features() -> str:
             return next((line for line in lines if line.startswith(("flags", "Features"))), "")
     except OSError:
         return platform.processor()
+
+
+def build_all() -> None:
+    """Builds every kernel of the package that is not built yet, so that no command has to wait for it, and says how it went."""
+    sources = sorted(Path(__file__).parent.rglob("*.cpp"))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the compiler is a process of its own
+        for source, built in [(source, pool.submit(load_kernel, source)) for source in sources]:
+            try:
+                built.result()
+                print(f"kernel {source.stem}: built")
+            except KernelUnavailable as error:
+                print(f"kernel {source.stem}: {error}; the package does without")
+
+
+if __name__ == "__main__":
+    build_all()

@@ -13,6 +13,7 @@ from unittest import mock
 import numpy as np
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
@@ -138,6 +139,12 @@ class SpinnerfSegPipelineConfig(VanillaPipelineConfig):
     """How they are."""
 
 
+def next_command(segmentation: TrainerConfig) -> str:
+    """What follows the export of a segmentation run: the other method of the same size, on the same scene."""
+    data = segmentation.data or segmentation.pipeline.datamanager.data
+    return f"ns-train {segmentation.method_name.replace('-seg', '-inpaint')} --data {data}"
+
+
 class SpinnerfSegPipeline(SpinnerfPipeline):
     """Trains colour, density and objectness; refines the masks on the way; exports the object-free capture at the end."""
 
@@ -187,7 +194,7 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
             CONSOLE.print(f"Export later: ns-spinnerf export --load-config {config_path} --overwrite", soft_wrap=True)
             return
         CONSOLE.print(f"Object-free capture: {folder}", soft_wrap=True)
-        CONSOLE.print(f"Next: ns-train spinnerf-inpaint --data {folder}", soft_wrap=True)
+        CONSOLE.print(f"Next: {next_command(trainer.config)}", soft_wrap=True)
 
     def export(self, checkpoint: Path, config: ExportConfig) -> Path:
         """Renders masks and depth of every photo and writes the object-free capture.

@@ -43,6 +43,11 @@ def method_config(name: str) -> TrainerConfig:
     return deepcopy(all_methods[name])
 
 
+def lite_here(method: str) -> str:
+    """A method's name for a hint: its -lite variant where there is no GPU."""
+    return method if torch.cuda.is_available() else f"{method}-lite"
+
+
 def apply(config: TrainerConfig, settings: Mapping[str, Any]) -> TrainerConfig:
     """Sets dotted fields, as ns-train's flags do: {"pipeline.model.near_plane": 0.1}. In place.
 

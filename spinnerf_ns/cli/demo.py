@@ -93,6 +93,7 @@ def run_demo(demo: Demo) -> dict[str, Any]:
         CONSOLE.rule("5/6 the field without the vase")
         config = method_config("spinnerf-inpaint-lite")
         config.max_num_iterations = demo.inpaint_steps or config.max_num_iterations
+        config.pipeline.model.perceptual_loss = "ssim"  # "auto" would download
         ours = train(config, removed, runs, "demo")
     with timed(seconds, "train_masked_nerf"):
         CONSOLE.rule("6/6 masked NeRF, for comparison")

@@ -58,6 +58,7 @@ class Segment:
         """Runs the command."""
         from nerfstudio.utils.rich_utils import CONSOLE
 
+        from spinnerf_ns.runs import lite_here
         from spinnerf_ns.scene.capture import load_capture
         from spinnerf_ns.scene.workspace import Workspace
         from spinnerf_ns.segmentation.segment import LOST, STAGE, segment_capture
@@ -74,7 +75,8 @@ class Segment:
         text = f"{workspace.masks_2d}: {len(records) - len(lost)} masks"
         if lost:
             text += f"; the object was lost in {len(lost)} photos ({', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''})"
-        CONSOLE.print(f"{text}; look at them, then: ns-train spinnerf-seg --data {self.data}", markup=False, soft_wrap=True)
+        text += f"; look at them, then: ns-train {lite_here('spinnerf-seg')} --data {self.data}"
+        CONSOLE.print(text, markup=False, soft_wrap=True)
 
     def backends(self) -> tuple[str | Segmenter, str | Tracker]:
         """Segmenter and tracker: by name, or made with the options given.

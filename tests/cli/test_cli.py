@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from spinnerf_ns.cli import COMMANDS, main
 
@@ -61,6 +62,21 @@ def test_bad_input_is_one_line_and_status_1(arguments, expected, tmp_path, capsy
     error = capsys.readouterr().err.strip()
     assert expected in error and "\n" not in error
     assert not list(tmp_path.iterdir()), "bad input left something on disk"
+
+
+@pytest.mark.parametrize("content", ["method", "text", "not: [yaml"])
+def test_export_refuses_other_runs_before_it_loads_anything(content, tmp_path, capsys):
+    if content == "method":
+        from spinnerf_ns.runs import method_config
+
+        content = yaml.dump(method_config("nerfacto"))
+    path = tmp_path / "config.yml"
+    path.write_text(content)
+    with pytest.raises(SystemExit) as exit_info:
+        main(["export", "--load-config", str(path)])
+    assert exit_info.value.code == 1
+    error = capsys.readouterr().err.strip()
+    assert str(path) in error and "\n" not in error
 
 
 def test_the_plugin_imports_no_two_dimensional_network():

@@ -55,7 +55,7 @@ class Sam2Segmenter(PromptableSegmenter):
         import torch
 
         network, processor = self._network()
-        pixels = processor(images=image, return_tensors="pt")["pixel_values"].to(network.device)
+        pixels = processor(images=image, input_data_format="channels_last", return_tensors="pt")["pixel_values"].to(network.device)
         with torch.inference_mode():
             features = network.get_image_embeddings(pixels)
         return {f"level_{level}": feature.cpu().numpy() for level, feature in enumerate(features)}

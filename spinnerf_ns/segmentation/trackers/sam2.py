@@ -162,7 +162,7 @@ class _Run:
         """The network's input for a photo, and its (height, width)."""
         if self._photo is None or self._photo[0] != index:
             image = self.images[index]()
-            pixels = self.processor(images=image, return_tensors="pt")["pixel_values"]
+            pixels = self.processor(images=image, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
             self._photo = (index, pixels.to(self.network.device), image.shape[:2])
         return self._photo[1:]
 

@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing nerfstudio and torch into $(VENV): some 3 minutes, 8 GB"
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint constraints.txt
-	$(BIN)/python -W ignore -c "import torch; from spinnerf_ns.kernels import build_all; build_all()"
+	$(BIN)/python -W ignore -m spinnerf_ns.kernels
 	touch $@
 
 clean:

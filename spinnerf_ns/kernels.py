@@ -139,6 +139,8 @@ def _processor_features() -> str:
 
 def build_all() -> None:
     """Builds every kernel of the package that is not built yet, so that no command has to wait for it, and says how it went."""
+    import torch  # noqa: F401  # whose OpenMP the kernels take: without it other variants would be built than commands load
+
     sources = sorted(Path(__file__).parent.rglob("*.cpp"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the compiler is a process of its own
         for source, built in [(source, pool.submit(load_kernel, source)) for source in sources]:

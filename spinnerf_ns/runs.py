@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from spinnerf_ns.conventions import atomic_path
+from spinnerf_ns.errors import SpinnerfError
 
 KEY_FILE = "spinnerf_key.json"
 """In a finished run's folder: the key of what it was made from. A killed run has none."""
@@ -43,9 +45,25 @@ def method_config(name: str) -> TrainerConfig:
     return deepcopy(all_methods[name])
 
 
-def lite_here(method: str) -> str:
-    """A method's name for a hint: its -lite variant where there is no GPU."""
-    return method if torch.cuda.is_available() else f"{method}-lite"
+def read_config(path: Path, wanted: str = "give the config.yml that ns-train wrote") -> TrainerConfig:
+    """A run's configuration.
+
+    Args:
+        path: its config.yml.
+        wanted: what an error asks for.
+
+    Raises:
+        SpinnerfError: there is no such file, or it is no run's.
+    """
+    if not path.is_file():
+        raise SpinnerfError(f"{path}: no such file; {wanted}")
+    try:
+        config = yaml.load(path.read_text(), Loader=yaml.Loader)  # nerfstudio's own files name classes
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpinnerfError(f"{path}: not a run's config.yml ({str(error).splitlines()[0]}); {wanted}") from error
+    if not isinstance(config, TrainerConfig):
+        raise SpinnerfError(f"{path}: not a run's config.yml; {wanted}")
+    return config
 
 
 def apply(config: TrainerConfig, settings: Mapping[str, Any]) -> TrainerConfig:

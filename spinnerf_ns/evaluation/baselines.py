@@ -26,7 +26,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from spinnerf_ns.nerf.background_field import LAST_RATE, RATE
 from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY, CachedLpips, accelerate_nerfacto
 from spinnerf_ns.nerf.inpaint_data import SpinnerfInpaintDataManager, SpinnerfInpaintDataManagerConfig
-from spinnerf_ns.runs import apply, method_config
+from spinnerf_ns.runs import apply, method_config, read_config
 from spinnerf_ns.scene.dataset_writer import TRANSFORMS_MASKED
 
 SHARED_MODEL_SETTINGS = (
@@ -209,11 +209,10 @@ def stock_models_without_download() -> Iterator[None]:
 
 def load_pipeline(config_path: Path) -> Any:
     """A finished run's pipeline on the test split, ours or a baseline's, in evaluation mode."""
-    import yaml
     from nerfstudio.utils.eval_utils import eval_load_checkpoint
 
     # eval_setup would give stock nerfacto its registered data manager's class in place of the one that the run used.
-    config = yaml.load(config_path.read_text(), Loader=yaml.Loader)
+    config = read_config(config_path)
     config.load_dir = config.get_checkpoint_dir()
     with stock_models_without_download():
         pipeline: VanillaPipeline = config.pipeline.setup(

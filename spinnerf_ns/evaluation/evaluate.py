@@ -30,6 +30,7 @@ from spinnerf_ns.evaluation.measure import (
 )
 from spinnerf_ns.evaluation.report import ReportRow, write_report
 from spinnerf_ns.evaluation.twin_report import outlined
+from spinnerf_ns.runs import read_config
 from spinnerf_ns.scene.capture import Capture, View, capture_from_dataparser
 from spinnerf_ns.scene.dataset_writer import TRANSFORMS_MASKED, read_removed
 from spinnerf_ns.scene.labels import label_path
@@ -125,13 +126,9 @@ def evaluate_run(
     Raises:
         SpinnerfError: no such run, no photo in the split, a folder of labels that is absent.
     """
-    import yaml
-
-    if not config_path.is_file():
-        raise SpinnerfError(f"{config_path}: no such file; give the config.yml that ns-train wrote")
+    method = read_config(config_path).method_name
     if labels is not None and not labels.is_dir():
         raise SpinnerfError(f"{labels}: no such folder; --labels wants a folder of object masks called like the photos")
-    method = yaml.load(config_path.read_text(), Loader=yaml.Loader).method_name
     start = time.monotonic()
     pipeline = load_pipeline(config_path)
     scene = _Scene(pipeline, labels)

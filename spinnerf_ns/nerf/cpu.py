@@ -14,6 +14,11 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _MIB = 1 << 20
 
 
+def lite_here(method: str) -> str:
+    """A method's name for a hint: its -lite variant where there is no GPU."""
+    return method if torch.cuda.is_available() else f"{method}-lite"
+
+
 def prepare_cpu() -> None:
     """Both of the below, for pipelines that train or render on a CPU."""
     keep_freed_memory()

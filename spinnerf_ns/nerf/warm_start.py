@@ -11,9 +11,7 @@ import json
 from pathlib import Path
 
 import torch
-import yaml
 from nerfstudio.cameras.rays import RayBundle, RaySamples
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
@@ -22,6 +20,7 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.nerf.background_field import compare_frames
 from spinnerf_ns.nerf.base_model import SpinnerfModel
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
+from spinnerf_ns.runs import read_config
 
 CARVING_STEPS = 200
 """Steps of fitting density to the carved one."""
@@ -37,11 +36,10 @@ def load_segmentation_model(config_path: Path, like: SpinnerfModel) -> SpinnerfS
     Raises:
         SpinnerfError: no such run, no checkpoint in it, another method's, or grids of another size than `like` has.
     """
-    if not config_path.is_file():
-        raise SpinnerfError(f"{config_path}: no such file; --pipeline.model.init-from wants a spinnerf-seg run's config.yml")
-    config = yaml.load(config_path.read_text(), Loader=yaml.Loader)
-    if not isinstance(config, TrainerConfig) or not isinstance(config.pipeline.model, SpinnerfSegModelConfig):
-        raise SpinnerfError(f"{config_path}: not a spinnerf-seg run; --pipeline.model.init-from wants one's config.yml")
+    wanted = "--pipeline.model.init-from wants a spinnerf-seg run's config.yml"
+    config = read_config(config_path, wanted)
+    if not isinstance(config.pipeline.model, SpinnerfSegModelConfig):
+        raise SpinnerfError(f"{config_path}: not a spinnerf-seg run; {wanted}")
     checkpoints = sorted((config_path.parent / "nerfstudio_models").glob("step-*.ckpt"))
     if not checkpoints:
         raise SpinnerfError(f"{config_path.parent / 'nerfstudio_models'}: no checkpoint; let the run save one first")

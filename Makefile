@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.spinnerf-installed
 WORKERS ?= auto
+CODE := spinnerf_ns method_configs tests benchmarks
 
 .PHONY: demo test setup lint clean
 
@@ -20,7 +21,9 @@ test: $(STAMP)
 setup: $(STAMP)
 
 lint: $(STAMP)
-	$(BIN)/ruff check spinnerf_ns method_configs tests benchmarks
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/lint-imports --no-cache
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.12 found; install one, or name it: PYTHON=/path/to/python make"; exit 1; }
@@ -29,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing nerfstudio and torch into $(VENV): some 3 minutes, 8 GB"
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" --constraint constraints.txt
-	$(BIN)/python -W ignore -m spinnerf_ns.kernels
+	$(BIN)/python -W ignore -m spinnerf_ns.accel.kernels
 	touch $@
 
 clean:

@@ -72,7 +72,7 @@ def measure(name: str, lama: str | None) -> dict[str, float]:
         results = backend.track([lambda image=image: image for image in images], {0: masks[0]})
         seconds, truth = (time.perf_counter() - start) / (PHOTOS - 1), masks
     else:
-        from spinnerf_ns.inpainting.inpainters import INPAINTERS
+        from spinnerf_ns.removal.inpainters import INPAINTERS
 
         options = {"weights": lama, "trust_weights": True, "device": "cpu"} if name == "lama" else {}
         backend = INPAINTERS.create(name, **options)

@@ -20,7 +20,7 @@ import tyro
 from harness import machine
 from nerfstudio.field_components.encodings import HashEncoding
 
-from spinnerf_ns.nerf.hash_grid import FastHashEncoding, hash_grid_backend
+from spinnerf_ns.accel.hash_grid import FastHashEncoding, hash_grid_backend
 
 
 @dataclass

@@ -22,9 +22,9 @@ import tyro
 from harness import give_masks, machine, make_trainer, ours, train_steps, with_stock_optimizers, write_scene
 from nerfstudio.engine.trainer import TrainerConfig
 
-from spinnerf_ns.conventions import read_image
-from spinnerf_ns.evaluation.metrics import psnr_from_mse
-from spinnerf_ns.evaluation.twin import TwinConfig
+from spinnerf_ns.evaluation.truth.twin import TwinConfig
+from spinnerf_ns.files import read_image
+from spinnerf_ns.nerf.metrics import psnr_from_mse
 from spinnerf_ns.nerf.rendering import render_pixels
 from spinnerf_ns.scene.capture import load_capture
 from spinnerf_ns.scene.llff import convert_llff
@@ -67,9 +67,7 @@ class Benchmark:
 
 def configuration(path: str) -> TrainerConfig:
     """spinnerf-seg-lite without objectness; "torch": as nerfstudio's own parts compute it."""
-    config = ours(
-        "spinnerf-seg-lite", pipeline__model__objectness=False, pipeline__model__fast_hash_grid=path == "fast"
-    )
+    config = ours("spinnerf-seg-lite", pipeline__model__objectness=False, pipeline__model__fast_hash_grid=path == "fast")
     del config.optimizers["objectness"]
     return with_stock_optimizers(config) if path == "torch" else config
 

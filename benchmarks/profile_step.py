@@ -17,7 +17,7 @@ from harness import CYCLE, LATE, machine, make_trainer, ours, small_twin, train_
 from nerfstudio.engine.trainer import Trainer
 from torch.profiler import ProfilerActivity, profile
 
-from spinnerf_ns.inpainting.config import ExportConfig
+from spinnerf_ns.removal.config import ExportConfig
 
 
 @dataclass

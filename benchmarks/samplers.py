@@ -16,7 +16,7 @@ import time
 import torch
 from nerfstudio.data.pixel_samplers import PixelSamplerConfig
 
-from spinnerf_ns.nerf.pixel_samplers import PixelPool, sample_list, sample_patches, sample_usable
+from spinnerf_ns.nerf.data.pixel_samplers import PixelPool, sample_list, sample_patches, sample_usable
 
 PHOTOS, HEIGHT, WIDTH, RAYS = 100, 866, 1155, 4096
 

@@ -39,7 +39,7 @@ from harness import (
 )
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
-from spinnerf_ns.inpainting.config import ExportConfig
+from spinnerf_ns.removal.config import ExportConfig
 
 RAYS = 1024
 
@@ -78,9 +78,7 @@ class Benchmark:
         return trainer
 
     def _nerfacto(self, method: str, steps: int, repeats: int, found: dict[str, float], suffix: str) -> Trainer:
-        config = ours(
-            method, pipeline__datamanager__train_num_rays_per_batch=RAYS, pipeline__datamanager__sparse_num_rays=0
-        )
+        config = ours(method, pipeline__datamanager__train_num_rays_per_batch=RAYS, pipeline__datamanager__sparse_num_rays=0)
         trainers = {
             "ours": self._trainer(f"seg{suffix}", config, steps),
             "nerfacto": self._trainer(f"nerfacto{suffix}", stock_nerfacto(config), steps // 6),
@@ -93,9 +91,7 @@ class Benchmark:
         return trainers["ours"]
 
     def _objectness(self, with_objectness: Trainer, found: dict[str, float]) -> None:
-        config = ours(
-            "spinnerf-seg-lite", pipeline__datamanager__sparse_num_rays=0, pipeline__model__objectness=False
-        )
+        config = ours("spinnerf-seg-lite", pipeline__datamanager__sparse_num_rays=0, pipeline__model__objectness=False)
         del config.optimizers["objectness"]
         plain = self._trainer("plain", config, self.warm_up)
         seconds = time_cycles({"with": with_objectness, "without": plain}, 2 * self.repeats)

@@ -7,9 +7,9 @@ from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from spinnerf_ns.nerf.inpaint_data import SpinnerfInpaintDataManagerConfig
+from spinnerf_ns.accel.optimizers import FastAdamOptimizerConfig
+from spinnerf_ns.nerf.data.inpaint_data import SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModelConfig
-from spinnerf_ns.nerf.optimizers import FastAdamOptimizerConfig
 from spinnerf_ns.pipelines import SpinnerfInpaintPipelineConfig
 
 _schedule = ExponentialDecaySchedulerConfig(lr_final=1e-3, max_steps=10000)
@@ -22,9 +22,7 @@ spinnerf_inpaint = MethodSpecification(
         steps_per_save=2000,
         max_num_iterations=10000,
         mixed_precision=True,
-        pipeline=SpinnerfInpaintPipelineConfig(
-            datamanager=SpinnerfInpaintDataManagerConfig(), model=SpinnerfInpaintModelConfig()
-        ),
+        pipeline=SpinnerfInpaintPipelineConfig(datamanager=SpinnerfInpaintDataManagerConfig(), model=SpinnerfInpaintModelConfig()),
         optimizers={name: deepcopy(_group) for name in ("proposal_networks", "fields")},
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15, quit_on_train_completion=True),
         vis="viewer",

@@ -1,8 +1,8 @@
 """spinnerf-inpaint-lite: spinnerf-inpaint for laptops and CPUs."""
 
 from nerfstudio.plugins.types import MethodSpecification
-from spinnerf_ns.method_configs.spinnerf_inpaint import spinnerf_inpaint
 
+from spinnerf_ns.method_configs.spinnerf_inpaint import spinnerf_inpaint
 from spinnerf_ns.nerf.lite import lite
 
 spinnerf_inpaint_lite = MethodSpecification(

@@ -4,9 +4,9 @@ from copy import deepcopy
 
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.plugins.types import MethodSpecification
-from spinnerf_ns.method_configs.spinnerf_inpaint import spinnerf_inpaint
 
-from spinnerf_ns.nerf.optimizers import FastAdamOptimizerConfig
+from spinnerf_ns.accel.optimizers import FastAdamOptimizerConfig
+from spinnerf_ns.method_configs.spinnerf_inpaint import spinnerf_inpaint
 
 _config = deepcopy(spinnerf_inpaint.config)
 _config.method_name = "spinnerf-inpaint-release"

@@ -7,8 +7,8 @@ from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from spinnerf_ns.nerf.datamanager import SpinnerfSegDataManagerConfig
-from spinnerf_ns.nerf.optimizers import FastAdamOptimizerConfig
+from spinnerf_ns.accel.optimizers import FastAdamOptimizerConfig
+from spinnerf_ns.nerf.data.datamanager import SpinnerfSegDataManagerConfig
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModelConfig
 from spinnerf_ns.pipelines import SpinnerfSegPipelineConfig
 

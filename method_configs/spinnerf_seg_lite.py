@@ -1,8 +1,8 @@
 """spinnerf-seg-lite: spinnerf-seg for laptops and CPUs."""
 
 from nerfstudio.plugins.types import MethodSpecification
-from spinnerf_ns.method_configs.spinnerf_seg import spinnerf_seg
 
+from spinnerf_ns.method_configs.spinnerf_seg import spinnerf_seg
 from spinnerf_ns.nerf.lite import lite
 
 spinnerf_seg_lite = MethodSpecification(

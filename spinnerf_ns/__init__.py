@@ -1,8 +1,13 @@
 """Object removal from radiance fields (SPIn-NeRF, CVPR 2023) as a nerfstudio method plugin.
 
-Importing this package is cheap: no 2-D network and no model is loaded. It has one side effect, which every
-nerfstudio command needs with torch >= 2.6: see `_allow_nerfstudio_checkpoints`.
+Importing this package is cheap: no 2-D network and no model is loaded. It has two side effects, which nerfstudio's commands
+need: `_allow_nerfstudio_checkpoints` (torch >= 2.6), and `_RenamedModules` for runs of earlier versions.
 """
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
 
 __version__ = "0.1.0"
 
@@ -33,4 +38,31 @@ def _allow_nerfstudio_checkpoints() -> None:
         torch.serialization.add_safe_globals(allowed[:3])
 
 
+_RENAMED = {
+    "spinnerf_ns.nerf.datamanager": "spinnerf_ns.nerf.data.datamanager",
+    "spinnerf_ns.nerf.inpaint_data": "spinnerf_ns.nerf.data.inpaint_data",
+    "spinnerf_ns.nerf.pixel_samplers": "spinnerf_ns.nerf.data.pixel_samplers",
+    "spinnerf_ns.nerf.optimizers": "spinnerf_ns.accel.optimizers",
+    "spinnerf_ns.inpainting": "spinnerf_ns.removal",
+    "spinnerf_ns.inpainting.config": "spinnerf_ns.removal.config",
+}
+"""Modules that a config.yml of version 0.1 names -> where their classes are now."""
+
+
+class _RenamedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds a module under the name that it had when a run's config.yml was written."""
+
+    def find_spec(self, name, path=None, target=None):
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name in _RENAMED else None
+
+    def create_module(self, spec):
+        module = importlib.import_module(_RENAMED[spec.name])
+        spec.loader_state = module.__spec__  # the import machinery is about to write the old name's over it
+        return module
+
+    def exec_module(self, module):  # it was executed under its own name
+        module.__spec__ = module.__spec__.loader_state
+
+
 _allow_nerfstudio_checkpoints()
+sys.meta_path.insert(0, _RenamedModules())  # first: below a renamed package the old files' names would be found as well

@@ -18,15 +18,17 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
-from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, atomic_path
+from spinnerf_ns.accel.cpu import prepare_cpu
+from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.inpainting.config import BACKGROUND, ExportConfig
-from spinnerf_ns.nerf.cpu import prepare_cpu
-from spinnerf_ns.nerf.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig, resize_nearest
-from spinnerf_ns.nerf.inpaint_data import SpinnerfInpaintDataManagerConfig
+from spinnerf_ns.files import atomic_path
+from spinnerf_ns.nerf.data.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig, resize_nearest
+from spinnerf_ns.nerf.data.inpaint_data import SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel, SpinnerfInpaintModelConfig
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
-from spinnerf_ns.scene.capture import View
+from spinnerf_ns.removal.config import BACKGROUND, ExportConfig
+from spinnerf_ns.runs import read_config
+from spinnerf_ns.scene.view import View
 
 RUN_RECORD = "spinnerf_run.json"
 """In a run's folder: what the run used that its config.yml does not say."""
@@ -205,17 +207,15 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         Returns:
             The folder of the object-free capture.
         """
-        from spinnerf_ns.inpainting.export import background_stage, export_removed, render_stage
         from spinnerf_ns.nerf.background_field import background_steps
         from spinnerf_ns.nerf.rendering import render_objectness_and_depth
+        from spinnerf_ns.removal.export import background_stage, export_removed, render_stage
 
         manager, capture, workspace = self.datamanager, self.datamanager.capture, self.datamanager.workspace
         parameters = {"threshold": OBJECTNESS_THRESHOLD, "sure": SURE if config.keep_outline else OBJECTNESS_THRESHOLD}
 
         def render(view: View) -> tuple:
-            objectness, z = render_objectness_and_depth(
-                self.model, capture.cameras([view]), capture.world_scale, config.downscale
-            )
+            objectness, z = render_objectness_and_depth(self.model, capture.cameras([view]), capture.world_scale, config.downscale)
             label = manager.read_label(view) if config.keep_outline else None
             return objectness > OBJECTNESS_THRESHOLD if label is None else refined(objectness, label), z
 
@@ -228,10 +228,10 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
 
     def _fit_background(self, config: ExportConfig, steps: int, holes: dict[str, Any], path: Path) -> Callable:
         """Fits a field to what lies outside the holes, writes it, and returns what renders its depth."""
-        from spinnerf_ns.inpainting.export import object_points, views_with_object
         from spinnerf_ns.nerf.background_field import BackgroundField, fit_background
         from spinnerf_ns.nerf.rendering import render_depth
-        from spinnerf_ns.scene.visual_hull import visual_hull
+        from spinnerf_ns.removal.export import object_points, views_with_object
+        from spinnerf_ns.scene.hull import visual_hull
 
         manager, capture = self.datamanager, self.datamanager.capture
         outputs, pool = manager.train_dataparser_outputs, manager.train_pool
@@ -250,6 +250,22 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
             return render_depth(model, capture.cameras([view]), capture.world_scale, config.downscale)
 
         return render
+
+
+def export_run(load_config: Path, config: ExportConfig) -> Path:
+    """Exports a run.
+
+    Raises:
+        SpinnerfError: there is no such run, or it is of another method.
+    """
+    from nerfstudio.utils.eval_utils import eval_setup  # which imports every method
+
+    wanted = "give the config.yml of the run that ns-train spinnerf-seg wrote"
+    found = read_config(load_config, wanted)
+    if not isinstance(found.pipeline, SpinnerfSegPipelineConfig):
+        raise SpinnerfError(f"{load_config}: a run of {found.method_name}, not of spinnerf-seg; {wanted}")
+    _, pipeline, checkpoint, _ = eval_setup(load_config, test_mode="test")
+    return pipeline.export(checkpoint, config)
 
 
 # -------------------------------------------------------------------------------------------------------------- inpainting
@@ -289,20 +305,9 @@ class SpinnerfInpaintPipeline(SpinnerfPipeline):
         return callbacks
 
     def _start(self) -> bool:
-        """Starts from another field, if one is configured; whether it did."""
-        if self.config.model.init_from is not None:
-            self._start_from(Path(self.config.model.init_from))
-            return True
-        return self.config.start_from_background and self._start_from_background()
-
-    def _start_from(self, config_path: Path) -> None:
-        from spinnerf_ns.nerf.warm_start import check_same_frame, load_segmentation_model, start_from
-
-        outputs = self.datamanager.train_dataparser_outputs
-        check_same_frame(config_path, outputs.dataparser_transform, outputs.dataparser_scale)
-        start_from(self.model, load_segmentation_model(config_path, self.model), self.datamanager)
-
-    def _start_from_background(self) -> bool:
+        """Starts from the export's field of what stays, if there is one that fits; whether it did."""
+        if not self.config.start_from_background:
+            return False
         from spinnerf_ns.nerf.background_field import BackgroundField
 
         path = self.datamanager.workspace.root / BACKGROUND / "field.pt"

@@ -71,8 +71,7 @@ class Registry:
             ) from error
         except AttributeError as error:
             raise SpinnerfError(
-                f"{self.kind} '{name}' should be {target}, but {module} has no {attribute}; correct the entry point "
-                f"in {self.group}"
+                f"{self.kind} '{name}' should be {target}, but {module} has no {attribute}; correct the entry point in {self.group}"
             ) from error
 
     def parse_options(self, name: str, options: Sequence[str]) -> dict[str, Any]:

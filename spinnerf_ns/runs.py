@@ -18,8 +18,8 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from spinnerf_ns.conventions import atomic_path
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import atomic_path
 
 KEY_FILE = "spinnerf_key.json"
 """In a finished run's folder: the key of what it was made from. A killed run has none."""

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from spinnerf_ns.conventions import load_object_mask, read_image, save_object_mask
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.evaluation.twin import TwinConfig, TwinScene, write_twin
-from spinnerf_ns.inpainting.config import ExportConfig
+from spinnerf_ns.evaluation.truth.twin import TwinConfig, TwinScene, write_twin
+from spinnerf_ns.files import load_object_mask, read_image, save_object_mask
+from spinnerf_ns.removal.config import ExportConfig
 from spinnerf_ns.scene.capture import load_capture
 from spinnerf_ns.scene.workspace import Workspace
 from tests.nerf.conftest import SMALL, no_network
@@ -81,9 +81,7 @@ def test_export_writes_a_dataset_with_equal_poses_and_untouched_pixels(scene, se
     for view in capture.views:
         twin = removed.view(view.photo)
         np.testing.assert_allclose(twin.c2w, view.c2w, atol=1e-5)
-        np.testing.assert_allclose(
-            removed.cameras([twin]).camera_to_worlds, capture.cameras([view]).camera_to_worlds, atol=1e-5
-        )
+        np.testing.assert_allclose(removed.cameras([twin]).camera_to_worlds, capture.cameras([view]).camera_to_worlds, atol=1e-5)
         hole = load_object_mask(workspace.removed / "object_masks" / f"{view.photo}.png")
         assert np.array_equal(twin.read_image()[~hole], view.read_image()[~hole])
         if view.photo in workspace.object_free:
@@ -96,7 +94,7 @@ def test_exported_depth_reads_back_through_nerfstudio(scene, seg_run):
     from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
     from nerfstudio.data.datasets.depth_dataset import DepthDataset
 
-    from spinnerf_ns.conventions import load_depth
+    from spinnerf_ns.files import load_depth
 
     removed = Workspace.open(scene.root).removed
     outputs = NerfstudioDataParserConfig(data=removed, load_3D_points=False).setup().get_dataparser_outputs("train")
@@ -178,7 +176,7 @@ def test_inpainting_checkpoints_of_all_kinds_load(inpaint_run, kind):
 
 
 def test_second_export_is_fresh_and_other_settings_want_overwrite(scene, seg_run):
-    from spinnerf_ns.cli.export import export_run
+    from spinnerf_ns.pipelines import export_run
 
     removed = Workspace.open(scene.root).removed
     before = (removed / "transforms.json").stat().st_mtime_ns
@@ -232,29 +230,6 @@ def test_foreign_checkpoint_is_refused(seg_run, inpaint_run):
     shutil.copy(next((seg_run.parent / "nerfstudio_models").glob("*.ckpt")), checkpoint)
     with pytest.raises(SpinnerfError, match="unexpected .*objectness_field"):
         eval_setup(copy / "config.yml")
-
-
-def test_warm_start_takes_over_the_scene_and_carves(scene, seg_run):
-    from spinnerf_ns.runs import train
-
-    config = small_config("spinnerf-inpaint-lite", **{"pipeline.model.init_from": seg_run, "max_num_iterations": 2})
-    config.pipeline.model.perceptual_loss = "ssim"
-    run = train(config, scene.root, seg_run.parents[3], "warm")
-    state = torch.load(next((run.config_path.parent / "nerfstudio_models").glob("*.ckpt")), weights_only=True)["pipeline"]
-    seg = torch.load(next((seg_run.parent / "nerfstudio_models").glob("*.ckpt")), weights_only=True)["pipeline"]
-    table = "_model.field.mlp_base.encoder.hash_table"
-    table = table if table in seg else next(key for key in seg if "hash_table" in key and ".field." in key)
-    assert torch.nn.functional.cosine_similarity(state[table].flatten(), seg[table].flatten(), dim=0) > 0.5
-
-
-def test_warm_start_refuses_another_frame(scene, seg_run, tmp_path):
-    from spinnerf_ns.nerf.warm_start import check_same_frame
-
-    content = json.loads((seg_run.parent / "dataparser_transforms.json").read_text())
-    transform = torch.tensor(content["transform"])
-    check_same_frame(seg_run, transform, content["scale"])
-    with pytest.raises(SpinnerfError, match="training frame"):
-        check_same_frame(seg_run, transform + 0.01, content["scale"])
 
 
 def test_a_mask_round_overrules_where_the_field_is_sure_and_leaves_the_outline():
@@ -322,22 +297,22 @@ def test_inpainting_without_an_export_says_which_command_makes_it(scene, tmp_pat
 SLOW_EXPORT = """
 import sys, time
 from pathlib import Path
-from spinnerf_ns.inpainting.inpainters.opencv import OpenCVInpainter
+from spinnerf_ns.removal.inpainters.opencv import OpenCVInpainter
 plain = OpenCVInpainter.inpaint
 def slow(self, *args, **kwargs):
     time.sleep(0.7)
     print("inpainted", flush=True)
     return plain(self, *args, **kwargs)
 OpenCVInpainter.inpaint = slow
-from spinnerf_ns.cli.export import export_run
-from spinnerf_ns.inpainting.config import ExportConfig
+from spinnerf_ns.pipelines import export_run
+from spinnerf_ns.removal.config import ExportConfig
 export_run(Path(sys.argv[1]), ExportConfig(inpainter="opencv", fill_from_views=False, by_surface=False, overwrite=True))
 """
 
 
 def test_export_killed_midway_leaves_nothing_finished_and_resumes(scene, seg_run):
     """kill -9 while photos are being inpainted: the old export stands; the next run goes on where it was."""
-    from spinnerf_ns.cli.export import export_run
+    from spinnerf_ns.pipelines import export_run
 
     workspace = Workspace.open(scene.root)
     before = {path: path.read_bytes() for path in workspace.removed.rglob("*") if path.is_file()}
@@ -356,7 +331,7 @@ def test_export_killed_midway_leaves_nothing_finished_and_resumes(scene, seg_run
     assert lines == 3
     assert {path: path.read_bytes() for path in workspace.removed.rglob("*") if path.is_file()} == before
     resumed = []
-    from spinnerf_ns.inpainting.inpainters.opencv import OpenCVInpainter
+    from spinnerf_ns.removal.inpainters.opencv import OpenCVInpainter
 
     plain = OpenCVInpainter.inpaint
 

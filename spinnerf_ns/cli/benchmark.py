@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from spinnerf_ns.evaluation.benchmark import BenchmarkConfig
+from spinnerf_ns.evaluation.matrix.benchmark import BenchmarkConfig
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Benchmark:
 
     def main(self) -> None:
         """Runs the benchmark and prints its table."""
-        from spinnerf_ns.evaluation.benchmark import run_benchmark
+        from spinnerf_ns.evaluation.matrix.benchmark import run_benchmark
 
         run_benchmark(self.benchmark)
         print((self.benchmark.output / "benchmark.md").read_text(encoding="utf-8"))

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from spinnerf_ns.conventions import atomic_path
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import atomic_path
 
 
 @dataclass
@@ -58,7 +58,7 @@ def run_demo(demo: Demo) -> dict[str, Any]:
 
     from spinnerf_ns.cli.segment import Segment
     from spinnerf_ns.evaluation.baselines import from_scratch, masked_nerf, stock_models_without_download
-    from spinnerf_ns.evaluation.twin import TwinConfig, write_twin
+    from spinnerf_ns.evaluation.truth.twin import TwinConfig, write_twin
     from spinnerf_ns.nerf.background_field import background_steps
     from spinnerf_ns.runs import method_config, train
     from spinnerf_ns.scene.workspace import Workspace
@@ -84,7 +84,7 @@ def run_demo(demo: Demo) -> dict[str, Any]:
         seg = train(config, scene_folder, runs, "demo")
     with timed(seconds, "export"):
         CONSOLE.rule("4/6 photos and depth without the vase")
-        from spinnerf_ns.cli.export import export_run
+        from spinnerf_ns.pipelines import export_run
 
         config.pipeline.export.inpainter = demo.inpainter
         removed = export_run(seg.config_path, config.pipeline.export)

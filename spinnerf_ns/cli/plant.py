@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from spinnerf_ns.evaluation.planted import PlantConfig
+from spinnerf_ns.evaluation.truth.planted import PlantConfig
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Plant:
         """Runs the command."""
         from nerfstudio.utils.rich_utils import CONSOLE
 
-        from spinnerf_ns.evaluation.planted import plant
+        from spinnerf_ns.evaluation.truth.planted import plant
 
         scene = plant(self.data, self.output, self.config)
         box = ",".join(f"{value:g}" for value in scene.prompt_box)

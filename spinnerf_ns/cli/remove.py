@@ -10,9 +10,9 @@ import tyro
 
 from spinnerf_ns.cli.segment import Segment
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.inpainting.config import ExportConfig
-from spinnerf_ns.inpainting.export import make_inpainter
-from spinnerf_ns.inpainting.inpainters.choice import AUTO
+from spinnerf_ns.removal.config import ExportConfig
+from spinnerf_ns.removal.export import make_inpainter
+from spinnerf_ns.removal.inpainters.choice import AUTO
 
 
 @dataclass
@@ -65,7 +65,7 @@ def remove(command: Remove) -> Path:
     seg = train(config, command.segment.data, workspace.root / "runs", "remove", key)
 
     CONSOLE.rule("3/4 photos and depth without the object")
-    from spinnerf_ns.cli.export import export_run
+    from spinnerf_ns.pipelines import export_run
 
     command.export.overwrite |= command.segment.overwrite
     removed = export_run(seg.config_path, command.export)

@@ -58,7 +58,7 @@ class Segment:
         """Runs the command."""
         from nerfstudio.utils.rich_utils import CONSOLE
 
-        from spinnerf_ns.nerf.cpu import lite_here
+        from spinnerf_ns.accel.cpu import lite_here
         from spinnerf_ns.scene.capture import load_capture
         from spinnerf_ns.scene.workspace import Workspace
         from spinnerf_ns.segmentation.segment import LOST, STAGE, segment_capture

@@ -11,7 +11,7 @@ import tyro
 from spinnerf_ns.errors import SpinnerfError
 
 if TYPE_CHECKING:
-    from spinnerf_ns.weights import HubModel, WeightsFile
+    from spinnerf_ns.weights.store import HubModel, WeightsFile
 
 COMMAND = "weights"
 
@@ -27,7 +27,7 @@ class Weights:
 
     def main(self) -> None:
         """Runs the command."""
-        from spinnerf_ns.weights import WEIGHTS, ensure_weights, find_entry
+        from spinnerf_ns.weights.store import WEIGHTS, ensure_weights, find_entry
 
         if self.action == "fetch":
             if not self.names:
@@ -41,14 +41,14 @@ class Weights:
 
 def find_place(entry: WeightsFile | HubModel) -> Path | None:
     """The entry's file or folder where it lies, unchecked."""
-    from spinnerf_ns.weights import WeightsFile, find_file, find_hub_folder
+    from spinnerf_ns.weights.store import WeightsFile, find_file, find_hub_folder
 
     return find_file(entry) if isinstance(entry, WeightsFile) else find_hub_folder(entry)
 
 
 def list_entries(entries: list[WeightsFile | HubModel]) -> None:
     """Prints the entries: plain lines, since a table would cut names and addresses short."""
-    from spinnerf_ns.weights import WeightsFile, cache_dir
+    from spinnerf_ns.weights.store import WeightsFile, cache_dir
 
     for entry in entries:
         place = find_place(entry)
@@ -69,7 +69,7 @@ def verify_entries(entries: list[WeightsFile | HubModel]) -> None:
     Raises:
         SpinnerfError: one is wrong.
     """
-    from spinnerf_ns.weights import WeightsFile, check_hub_folder, problem
+    from spinnerf_ns.weights.store import WeightsFile, check_hub_folder, problem
 
     wrong = []
     for entry in entries:

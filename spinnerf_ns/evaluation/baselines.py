@@ -25,9 +25,9 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 
 from spinnerf_ns.nerf.background_field import LAST_RATE, RATE
 from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY, CachedLpips, accelerate_nerfacto
-from spinnerf_ns.nerf.inpaint_data import SpinnerfInpaintDataManager, SpinnerfInpaintDataManagerConfig
+from spinnerf_ns.nerf.data.inpaint_data import SpinnerfInpaintDataManager, SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.runs import apply, method_config, read_config
-from spinnerf_ns.scene.dataset_writer import TRANSFORMS_MASKED
+from spinnerf_ns.scene.removed import TRANSFORMS_MASKED
 
 SHARED_MODEL_SETTINGS = (
     "implementation", "hidden_dim", "hidden_dim_color", "num_levels", "base_res", "max_res", "log2_hashmap_size",
@@ -194,7 +194,7 @@ def stock_models_without_download() -> Iterator[None]:
     They equal the stock torch path but for rounding (see nerf/hash_grid.py, tiny_mlp.py, ray_sampling.py and ray_weights.py), so
     only the time changes.
     """
-    from spinnerf_ns.nerf import ray_weights
+    from spinnerf_ns.accel import ray_weights
 
     original = NerfactoModel.populate_modules
 
@@ -215,9 +215,7 @@ def load_pipeline(config_path: Path) -> Any:
     config = read_config(config_path)
     config.load_dir = config.get_checkpoint_dir()
     with stock_models_without_download():
-        pipeline: VanillaPipeline = config.pipeline.setup(
-            device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test"
-        )
+        pipeline: VanillaPipeline = config.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test")
     pipeline.eval()
     eval_load_checkpoint(config, pipeline)
     return pipeline

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from spinnerf_ns.evaluation.metrics import psnr_from_mse
+from spinnerf_ns.nerf.metrics import psnr_from_mse
 from spinnerf_ns.scene.cameras import project, unproject
 
 if TYPE_CHECKING:
-    from spinnerf_ns.scene.capture import View
+    from spinnerf_ns.scene.view import View
 
 DEPTH_TOLERANCE = 0.02
 """Relative difference of planar depth up to which two views are said to see the same surface."""
@@ -70,9 +70,7 @@ def warp_into(
     return colours, seen
 
 
-def multiview_consistency(
-    first: RenderedView, second: RenderedView, depth_tolerance: float = DEPTH_TOLERANCE
-) -> dict[str, float]:
+def multiview_consistency(first: RenderedView, second: RenderedView, depth_tolerance: float = DEPTH_TOLERANCE) -> dict[str, float]:
     """How well two neighbouring renders agree on the surface that both see, in both directions together.
 
     Returns:

@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from spinnerf_ns.conventions import BoolMask, atomic_path, load_object_mask, read_image
+from spinnerf_ns.conventions import BoolMask
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.baselines import load_pipeline
 from spinnerf_ns.evaluation.measure import (
@@ -30,10 +30,12 @@ from spinnerf_ns.evaluation.measure import (
 )
 from spinnerf_ns.evaluation.report import ReportRow, write_report
 from spinnerf_ns.evaluation.twin_report import outlined
+from spinnerf_ns.files import atomic_path, load_object_mask, read_image
 from spinnerf_ns.runs import read_config
-from spinnerf_ns.scene.capture import Capture, View, capture_from_dataparser
-from spinnerf_ns.scene.dataset_writer import TRANSFORMS_MASKED, read_removed
+from spinnerf_ns.scene.capture import Capture, capture_from_dataparser
 from spinnerf_ns.scene.labels import label_path
+from spinnerf_ns.scene.removed import TRANSFORMS_MASKED, read_removed
+from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import Workspace
 
 REPORT_VIEWS = 8
@@ -251,7 +253,7 @@ TILES = ("iou_object_refined", "iou_object_heldout", "psnr_mask", "psnr_outside"
 
 def variant_table(figures: dict[str, float]) -> dict[str, dict[str, float]]:
     """Figures named "<figure>_<variant>" as variant -> figure -> value, variants in metrics' order; the rest is left out."""
-    from spinnerf_ns.evaluation.metrics import VARIANTS
+    from spinnerf_ns.nerf.metrics import VARIANTS
 
     table: dict[str, dict[str, float]] = {}
     for variant in VARIANTS:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.evaluation.metrics import Bool, Picture, _crop, _picture, _resize_mask, _same_size, _tensor, bounding_box
+from spinnerf_ns.nerf.metrics import Bool, Picture, _crop, _picture, _resize_mask, _same_size, _tensor, bounding_box
 
 
 def load_fid_features(weights: Path | None = None, allow_download: bool = True) -> torch.nn.Module:
@@ -20,7 +20,7 @@ def load_fid_features(weights: Path | None = None, allow_download: bool = True) 
         SpinnerfError: the weights cannot be had or do not fit, or torch-fidelity is not installed.
     """
     if weights is None:
-        from spinnerf_ns.weights import ensure_weights
+        from spinnerf_ns.weights.store import ensure_weights
 
         weights = ensure_weights("inception-fid", allow_download=allow_download)
     weights = Path(weights)

@@ -14,10 +14,11 @@ from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, BoolMask, Image
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.consistency import RenderedView, multiview_consistency
 from spinnerf_ns.evaluation.fid import evaluate_fid, load_fid_features
-from spinnerf_ns.evaluation.metrics import aggregate, available_lpips, evaluate_partly_true, evaluate_segmentation
+from spinnerf_ns.nerf.metrics import aggregate, available_lpips, evaluate_partly_true, evaluate_segmentation
 from spinnerf_ns.nerf.perceptual import LpipsLoss, make_perceptual_loss
 from spinnerf_ns.nerf.rendering import render_pixels
-from spinnerf_ns.scene.capture import Capture, View, order_along_path
+from spinnerf_ns.scene.capture import Capture, order_along_path
+from spinnerf_ns.scene.view import View
 
 
 @dataclass(frozen=True)

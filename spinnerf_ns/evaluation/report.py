@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from spinnerf_ns.conventions import atomic_path
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.report_page import PAGE
+from spinnerf_ns.files import atomic_path
 
 JPEG_ABOVE = 256 * 256
 """Colour pictures with more pixels than this are stored as JPEG, the others and all masks as PNG."""

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spinnerf_ns.conventions import load_object_mask, read_image
 from spinnerf_ns.evaluation.baselines import load_pipeline
-from spinnerf_ns.evaluation.metrics import evaluate_segmentation, psnr_from_mse
 from spinnerf_ns.evaluation.report import ReportRow
-from spinnerf_ns.evaluation.twin import TwinScene
+from spinnerf_ns.evaluation.truth.twin import TwinScene
+from spinnerf_ns.files import load_object_mask, read_image
+from spinnerf_ns.nerf.metrics import evaluate_segmentation, psnr_from_mse
 from spinnerf_ns.nerf.rendering import render_object_mask, render_pixels
 from spinnerf_ns.scene.capture import Capture, load_capture
 from spinnerf_ns.scene.workspace import Workspace
@@ -47,13 +47,11 @@ def evaluate_twin(
         renders[name] = _render(load_pipeline(run).model, capture, test)
         truth = [read_image(scene.truth(view.photo, "images")) / 255.0 for view in test]
         scores = [
-            psnr_mask(render, true, true_masks[view.photo])
-            for render, true, view in zip(renders[name], truth, test, strict=True)
+            psnr_mask(render, true, true_masks[view.photo]) for render, true, view in zip(renders[name], truth, test, strict=True)
         ]
         figures[name] = float(np.mean(scores))
         outside = [
-            psnr_mask(render, true, ~true_masks[view.photo])
-            for render, true, view in zip(renders[name], truth, test, strict=True)
+            psnr_mask(render, true, ~true_masks[view.photo]) for render, true, view in zip(renders[name], truth, test, strict=True)
         ]
         figures[name.replace("psnr_mask", "psnr_outside", 1)] = float(np.mean(outside))
     return figures, _rows(scene, workspace, test, train, renders, true_masks, held_out)

@@ -20,11 +20,11 @@ from nerfstudio.field_components.field_heads import FieldHeadNames
 from rich.progress import track
 from torch import Tensor, nn
 
+from spinnerf_ns.accel.optimizers import FastAdamOptimizerConfig
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.nerf.base_model import SpinnerfModel, SpinnerfModelConfig
-from spinnerf_ns.nerf.datamanager import SpinnerfDataManager
-from spinnerf_ns.nerf.optimizers import FastAdamOptimizerConfig
-from spinnerf_ns.scene.visual_hull import VisualHull
+from spinnerf_ns.nerf.data.datamanager import SpinnerfDataManager
+from spinnerf_ns.scene.hull import VisualHull
 
 MOST_STEPS = 3000
 """Steps beyond which the field shows no more of the background."""

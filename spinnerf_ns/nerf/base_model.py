@@ -17,10 +17,10 @@ from nerfstudio.models import nerfacto
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from torch import Tensor, nn
 
-from spinnerf_ns.nerf import ray_weights
+from spinnerf_ns.accel import ray_weights
+from spinnerf_ns.accel.scene_placement import PlacedContraction, PlacedPiecewiseSampler
+from spinnerf_ns.nerf.data.pixel_samplers import RayLayout
 from spinnerf_ns.nerf.losses import sparse_depth_loss, stop_geometry
-from spinnerf_ns.nerf.pixel_samplers import RayLayout
-from spinnerf_ns.nerf.scene_placement import PlacedContraction, PlacedPiecewiseSampler
 
 TRAINS_GEOMETRY = "trains_geometry"
 """Key in a ray bundle's metadata: (R, 1) bool, whether the ray's pixel loss may change density."""
@@ -206,7 +206,7 @@ def accelerate_nerfacto(model: NerfactoModel, verbose: bool = True) -> None:
         model: with all its fields built.
         verbose: print a line about hash grids.
     """
-    from spinnerf_ns.nerf import fast_field, hash_grid, ray_sampling, tiny_mlp
+    from spinnerf_ns.accel import fast_field, hash_grid, ray_sampling, tiny_mlp
 
     hash_grid.accelerate(model, verbose=verbose)
     tiny_mlp.accelerate(model)

@@ -12,8 +12,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from spinnerf_ns.nerf.base_model import SpinnerfModel, SpinnerfModelConfig, rendered_samples
+from spinnerf_ns.nerf.data.pixel_samplers import RayLayout
 from spinnerf_ns.nerf.losses import as_patches, disparity_loss, expected_disparity
-from spinnerf_ns.nerf.pixel_samplers import RayLayout
 
 
 @dataclass
@@ -33,9 +33,6 @@ class SpinnerfInpaintModelConfig(SpinnerfModelConfig):
     """Part of the exported disparity by which the rendered one may be off for nothing: completed depth is a guess."""
     reference_loss_mult: float = 0.02
     """Weight of the pixel loss in the reference view's hole."""
-    init_from: Path | None = None
-    """config.yml of a spinnerf-seg run to start from, its object carved out; by default from the export's field of
-    what stays (start-from-background)."""
 
 
 class SpinnerfInpaintModel(SpinnerfModel):
@@ -70,9 +67,7 @@ class SpinnerfInpaintModel(SpinnerfModel):
         if not self._perceptual:
             from spinnerf_ns.nerf.perceptual import make_perceptual_loss
 
-            loss = make_perceptual_loss(
-                self.config.perceptual_loss, weights=self.config.perceptual_weights, device=self.device
-            )
+            loss = make_perceptual_loss(self.config.perceptual_loss, weights=self.config.perceptual_weights, device=self.device)
             CONSOLE.print(f"Perceptual loss: {loss.name}")
             self._perceptual.append(loss)
         return self._perceptual[0](prediction, target)
@@ -88,9 +83,7 @@ class SpinnerfInpaintModel(SpinnerfModel):
         _, patches, _, reference, _ = layout.split(outputs["rgb"])
         _, patches_target, _, reference_target, _ = layout.split(image)
         if layout.patch_rays:
-            distance = self.perceptual(
-                as_patches(patches, layout.patches), as_patches(patches_target, layout.patches)
-            )
+            distance = self.perceptual(as_patches(patches, layout.patches), as_patches(patches_target, layout.patches))
             losses["perceptual_loss"] = self.config.perceptual_loss_mult * distance.mean()
         if layout.depth:
             disparity = expected_disparity(*rendered_samples(outputs, layout, family=2))
@@ -113,7 +106,7 @@ class SpinnerfInpaintModel(SpinnerfModel):
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
         if "object_mask" not in batch:
             return metrics, images
-        from spinnerf_ns.evaluation.metrics import evaluate_partly_true  # evaluation builds on this package, hence here
+        from spinnerf_ns.nerf.metrics import evaluate_partly_true  # evaluation builds on this package, hence here
 
         truth = self.renderer_rgb.blend_background(batch["image"].to(self.device))
         object_mask, is_truth = (batch[name].cpu().numpy()[..., 0] for name in ("object_mask", "is_truth"))

@@ -34,7 +34,7 @@ from spinnerf_ns.errors import SpinnerfError
 PerceptualLossName = Literal["auto", "lpips-vgg", "lpips-alex", "lpips-squeeze", "ssim"]
 
 BACKBONES = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}
-"""torchvision's name of each LPIPS backbone: also its weights' name in `spinnerf_ns.weights`, and the beginning of their
+"""torchvision's name of each LPIPS backbone: also its weights' name in `spinnerf_ns.weights.store`, and the beginning of their
 file's name."""
 
 LPIPS_MIN_SIDE = 32
@@ -92,9 +92,7 @@ def make_perceptual_loss(
             return SsimLoss()
     network = name.removeprefix("lpips-")
     if network not in BACKBONES:
-        raise SpinnerfError(
-            f"perceptual loss '{name}' is unknown; take one of auto, lpips-vgg, lpips-alex, lpips-squeeze, ssim"
-        )
+        raise SpinnerfError(f"perceptual loss '{name}' is unknown; take one of auto, lpips-vgg, lpips-alex, lpips-squeeze, ssim")
     _import_lpips()  # before a download that would be of no use without it
     path = Path(weights) if weights is not None else _find_weights(network, allow_download)
     return _lpips_from_file(network, path, device)
@@ -166,7 +164,7 @@ def _import_lpips() -> ModuleType:
 
 def _find_weights(network: str, allow_download: bool) -> Path:
     """The backbone's weights from the package's cache, torch's, or a download, checked."""
-    from spinnerf_ns.weights import WeightsUnavailable, ensure_weights
+    from spinnerf_ns.weights.store import WeightsUnavailable, ensure_weights
 
     try:
         return ensure_weights(BACKBONES[network], allow_download=allow_download)

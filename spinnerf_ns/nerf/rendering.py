@@ -117,9 +117,7 @@ def render_objectness_and_depth(
     return objectness, _resized_depth(rendered["z"], shape) / np.float32(world_scale)
 
 
-def render_depth(
-    model: SpinnerfModel, camera: Cameras, world_scale: float, downscale: int = 1
-) -> npt.NDArray[np.float32]:
+def render_depth(model: SpinnerfModel, camera: Cameras, world_scale: float, downscale: int = 1) -> npt.NDArray[np.float32]:
     """(H, W) planar depth in world units, 0 = unknown; arguments as of `render_objectness_and_depth`."""
     shape = (int(camera.height), int(camera.width))
     if downscale > 1:

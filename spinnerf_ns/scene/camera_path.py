@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from spinnerf_ns.scene.capture import View
+    from spinnerf_ns.scene.view import View
 
 MAX_ROUNDS = 50
 """Rounds of 2-opt at most; paths settle after a few."""

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from spinnerf_ns.errors import SpinnerfError
 
 if TYPE_CHECKING:
-    from spinnerf_ns.scene.capture import View
+    from spinnerf_ns.scene.view import View
 
 Points = npt.NDArray[np.float64]
 

@@ -20,10 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from spinnerf_ns.conventions import Image, read_image
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.scene.camera_path import order_along_path
 from spinnerf_ns.scene.cameras import project, unproject
@@ -33,53 +31,7 @@ if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
     from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig
 
-__all__ = ["Capture", "View", "capture_from_dataparser", "load_capture", "order_along_path", "project", "unproject"]
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """A photo with its camera. Pixels: (0, 0) is the outer corner of the top-left pixel, whose centre is (0.5, 0.5)."""
-
-    photo: str
-    """The photo's key: its path below the folder common to all photos, without suffix (with it if two would be the same)."""
-    path: Path
-    """The photo's file, at the resolution used."""
-    width: int
-    """Pixels."""
-    height: int
-    """Pixels."""
-    fx: float
-    """Focal length along x, pixels of the resolution used; so are fy, cx and cy."""
-    fy: float
-    """Focal length along y."""
-    cx: float
-    """Principal point, x."""
-    cy: float
-    """Principal point, y."""
-    distortion: npt.NDArray[np.float64]
-    """(6,) k1, k2, k3, k4, p1, p2."""
-    camera_model: str
-    """transforms.json's name of it: OPENCV, OPENCV_FISHEYE, ..."""
-    c2w: npt.NDArray[np.float64]
-    """(3, 4) camera-to-world in the source frame, OpenGL axes (x right, y up, looks along -z)."""
-    splits: frozenset[str]
-    """Of "train", "val", "test"; empty for a photo that transforms.json lists in none."""
-    alpha_color: tuple[float, float, float] | None = None
-    """Colour in [0, 1] behind a photo with an alpha channel, where the parser has one (Blender's: white)."""
-
-    def read_image(self) -> Image:
-        """The photo, (H, W, 3) uint8 RGB.
-
-        Raises:
-            SpinnerfError: it is missing, no image, or no longer of the size that it was when the capture was read.
-        """
-        image = read_image(self.path) if self.alpha_color is None else _read_over(self.path, self.alpha_color)
-        if image.shape[:2] != (self.height, self.width):
-            raise SpinnerfError(
-                f"{self.path}: the photo is {image.shape[1]}x{image.shape[0]}, its camera is {self.width}x{self.height}; "
-                "put the original photo back"
-            )
-        return image
+__all__ = ["Capture", "capture_from_dataparser", "load_capture", "order_along_path", "project", "unproject"]
 
 
 @dataclass(frozen=True)
@@ -207,27 +159,27 @@ def capture_from_dataparser(dataparser: DataParser) -> Capture:
     Raises:
         SpinnerfError: as `load_capture`.
     """
-    from spinnerf_ns.scene import _parsing
+    from spinnerf_ns.scene import parsing
 
     parser = _without_points(dataparser)
     data = Path(parser.config.data)
-    transforms = _parsing.transforms_path(parser)
+    transforms = parsing.transforms_path(parser)
     meta = None if transforms is None else read_transforms(transforms)
     if meta is not None:
-        _parsing.check_named_photos(meta, transforms)
+        parsing.check_named_photos(meta, transforms)
     outputs = {}
     for split in SPLITS:
-        if _parsing.has_split(parser, meta, split):
+        if parsing.has_split(parser, meta, split):
             with _readable_errors(parser), _quiet(meta is not None):
                 outputs[split] = parser.get_dataparser_outputs(split=split)
-    frames = _parsing.collect(parser, meta, outputs)
+    frames = parsing.collect(parser, meta, outputs)
     check_photos_exist([frame.path for frame in frames], transforms or data)
     keys = photo_keys([frame.path for frame in frames])
     alpha = next((o.alpha_color for o in outputs.values() if o.alpha_color is not None), None)
     alpha_color = None if alpha is None else tuple(float(value) for value in alpha)
     views, training = [], {}
     for key, frame in zip(keys, frames, strict=True):
-        width, height = _parsing.checked_size(frame, transforms or data)
+        width, height = parsing.checked_size(frame, transforms or data)
         views.append(
             View(
                 key, frame.path, width, height, *frame.intrinsics, frame.distortion, frame.camera_model, frame.c2w,
@@ -236,7 +188,7 @@ def capture_from_dataparser(dataparser: DataParser) -> Capture:
         )  # fmt: skip
         training[key] = _TrainingCamera(frame.training_c2w, frame.camera_type, frame.metadata)
     world_scale = float(outputs["train"].dataparser_scale) / float((meta or {}).get("applied_scale", 1.0))
-    return Capture(data, views, training, world_scale, _parsing.source_meta(parser, meta, views[0].camera_model))
+    return Capture(data, views, training, world_scale, parsing.source_meta(parser, meta, views[0].camera_model))
 
 
 def photo_keys(paths: Sequence[Path]) -> list[str]:
@@ -285,14 +237,3 @@ def _quiet(really: bool) -> Iterator[None]:
         yield
     finally:
         CONSOLE.quiet = before
-
-
-def _read_over(path: Path, color: tuple[float, float, float]) -> Image:
-    """A photo with its alpha channel laid over a colour, as nerfstudio's datasets do."""
-    import cv2
-
-    data = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    if data is None or data.ndim != 3 or data.shape[2] != 4 or data.dtype != np.uint8:
-        return read_image(path)
-    rgb, alpha = data[..., 2::-1].astype(np.float32), data[..., 3:].astype(np.float32) / 255
-    return np.clip(rgb * alpha + 255 * np.array(color, dtype=np.float32) * (1 - alpha), 0, 255).astype(np.uint8)

@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from spinnerf_ns.conventions import load_object_mask, read_image, save_object_mask, write_png
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import load_object_mask, read_image, save_object_mask, write_png
 from spinnerf_ns.scene.llff_folder import LlffFolder, open_llff_folder
 
 SPIN_NERF_PHOTOS = 100

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import spinnerf_ns
-from spinnerf_ns.conventions import atomic_path
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import atomic_path
 
 if TYPE_CHECKING:
     from spinnerf_ns.scene.workspace import Workspace
@@ -191,8 +191,7 @@ class Stage:
                 continue
             by = "by other inputs or parameters" if self._entry is not None else "and no manifest says from what"
             raise SpinnerfError(
-                f"{output}: exists already, made {by} than those of '{self.name}' now; replace it with --overwrite, "
-                "or move it away"
+                f"{output}: exists already, made {by} than those of '{self.name}' now; replace it with --overwrite, or move it away"
             )
 
     # ------------------------------------------------------------------------------------------------------ the end

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from spinnerf_ns.conventions import atomic_path
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import atomic_path
 from spinnerf_ns.scene.stage import Stage
 
 SCHEMA = 1

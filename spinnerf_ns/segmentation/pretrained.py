@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.weights import ensure_weights
+from spinnerf_ns.weights.store import ensure_weights
 
 MOST_MISSING = 0.1
 """A folder that lacks more than this part of a network's tensors belongs to another network."""
@@ -39,7 +39,7 @@ def need_package(module: str, extra: str, what: str) -> ModuleType:
 
 
 def pick_device(device: str) -> str:
-    """"auto" -> "cuda" where there is one, else "cpu"; anything else as it is."""
+    """ "auto" -> "cuda" where there is one, else "cpu"; anything else as it is."""
     import torch
 
     if device != "auto":

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from spinnerf_ns.conventions import BoolMask, Image, atomic_path
+from spinnerf_ns.conventions import BoolMask, Image
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import atomic_path
 
 SCHEMA = 1
 """prompts.json's schema: {"schema": 1, "prompts": [{"view", "points": [[x, y]], "labels", "box", "mask"}]}; a prompt of
@@ -157,9 +158,7 @@ def check_source(
     if index is None:
         raise SpinnerfError(f"tracker '{tracker}' got no source mask, expected one at least; segment a photo first")
     if not 0 <= index < count:
-        raise SpinnerfError(
-            f"tracker '{tracker}' got a mask for photo {index}, expected 0 to {count - 1}; correct the index"
-        )
+        raise SpinnerfError(f"tracker '{tracker}' got a mask for photo {index}, expected 0 to {count - 1}; correct the index")
     if shape is not None and tuple(shape) != tuple(photo_shape):
         raise SpinnerfError(
             f"tracker '{tracker}' got a mask of shape {shape} for photo {index} of shape {photo_shape}; "
@@ -169,7 +168,7 @@ def check_source(
 
 # --------------------------------------------------------------------------------------------------------------- parsing
 def parse_point(text: str) -> tuple[tuple[float, float], int]:
-    """"512,300" (on the object), "512,300,1" or "512,300,0" (background) -> ((x, y), label).
+    """ "512,300" (on the object), "512,300,1" or "512,300,0" (background) -> ((x, y), label).
 
     Raises:
         SpinnerfError: it is something else.
@@ -181,7 +180,7 @@ def parse_point(text: str) -> tuple[tuple[float, float], int]:
 
 
 def parse_box(text: str) -> tuple[float, float, float, float]:
-    """"X0,Y0,X1,Y1" -> four numbers.
+    """ "X0,Y0,X1,Y1" -> four numbers.
 
     Raises:
         SpinnerfError: it is something else.

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spinnerf_ns.conventions import BoolMask, load_object_mask, save_object_mask
+from spinnerf_ns.conventions import BoolMask
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import load_object_mask, save_object_mask
 from spinnerf_ns.segmentation.choose import AUTO, choose
 from spinnerf_ns.segmentation.prompts import Prompt, Segmenter, Tracker, load_prompts, save_prompts
 from spinnerf_ns.segmentation.segmenters import SEGMENTERS
@@ -23,7 +24,8 @@ from spinnerf_ns.segmentation.trackers import TRACKERS
 
 if TYPE_CHECKING:
     from spinnerf_ns.registry import Registry
-    from spinnerf_ns.scene.capture import Capture, View
+    from spinnerf_ns.scene.capture import Capture
+    from spinnerf_ns.scene.view import View
     from spinnerf_ns.scene.workspace import Workspace
 
 STAGE = "segment"

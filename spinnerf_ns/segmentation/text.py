@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from spinnerf_ns.conventions import Image, scale_pixels, write_png
+from spinnerf_ns.conventions import Image, scale_pixels
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import write_png
 from spinnerf_ns.registry import Registry
 from spinnerf_ns.segmentation.pretrained import load_folder, pick_device
 from spinnerf_ns.segmentation.prompts import Prompt, load_prompts
@@ -178,13 +179,12 @@ def text_prompts(
             )
         numbers = parse_pick(pick, len(hits), f"photo '{chosen.photo}': {listed}")
     return [
-        Prompt(chosen.photo, box=hits[number - 1].box, object=place, text=text)
-        for place, number in enumerate(numbers, start=1)
+        Prompt(chosen.photo, box=hits[number - 1].box, object=place, text=text) for place, number in enumerate(numbers, start=1)
     ]
 
 
 def parse_pick(pick: str, count: int, what: str) -> list[int]:
-    """"2", "1,3" or "all" -> numbers of hits, from 1, sorted.
+    """ "2", "1,3" or "all" -> numbers of hits, from 1, sorted.
 
     Raises:
         SpinnerfError: something else, or a hit that there is not.
@@ -220,6 +220,5 @@ def numbered(image: Image, hits: Sequence[Hit]) -> Image:
 def _listing(hits: Sequence[Hit]) -> str:
     """ "1 (0.82 at 10,20,30,40), 2 (...)"."""
     return ", ".join(
-        f"{number} ({hit.score:.2f} at {','.join(f'{value:g}' for value in hit.box)})"
-        for number, hit in enumerate(hits, start=1)
+        f"{number} ({hit.score:.2f} at {','.join(f'{value:g}' for value in hit.box)})" for number, hit in enumerate(hits, start=1)
     )

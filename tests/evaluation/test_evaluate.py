@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from spinnerf_ns.cli import main
-from spinnerf_ns.conventions import load_object_mask, read_image
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.evaluate import evaluate_run, variant_table
 from spinnerf_ns.evaluation.measure import Known, measure_renders
-from spinnerf_ns.evaluation.metrics import evaluate_pair
+from spinnerf_ns.files import load_object_mask, read_image
+from spinnerf_ns.nerf.metrics import evaluate_pair
 from spinnerf_ns.scene.capture import load_capture
 from tests.nerf.conftest import no_network
 

@@ -12,7 +12,8 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
 
 SMALL = {
-    "implementation": "torch", "fast_hash_grid": False,
+    "implementation": "torch",
+    "fast_hash_grid": False,
     "hidden_dim": 16,
     "hidden_dim_color": 16,
     "num_levels": 4,

@@ -9,7 +9,7 @@ from spinnerf_ns.nerf.background_field import BackgroundField, BackgroundModel, 
 from spinnerf_ns.nerf.base_model import SpinnerfModelConfig
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModelConfig
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModelConfig
-from spinnerf_ns.scene.visual_hull import VisualHull
+from spinnerf_ns.scene.hull import VisualHull
 from tests.nerf.conftest import build
 
 TRANSFORM = torch.tensor([[0.0, -1.0, 0.0, 0.3], [1.0, 0.0, 0.0, -0.2], [0.0, 0.0, 1.0, 0.1]])

@@ -214,7 +214,7 @@ def test_auto_without_weights_says_so_and_opens_no_socket(no_network, capsys: py
 
 
 def test_auto_takes_vgg_where_it_can_be_had(no_network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from spinnerf_ns import weights
+    from spinnerf_ns.weights import store as weights
 
     file = _save_random("vgg16", tmp_path / "vgg16-397923af.pth")
     monkeypatch.setattr(weights, "ensure_weights", lambda name, allow_download: {"vgg16": file}[name])

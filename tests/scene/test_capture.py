@@ -16,7 +16,8 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, Nerfst
 from PIL import Image
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.scene.capture import View, capture_from_dataparser, load_capture, order_along_path, project, unproject
+from spinnerf_ns.scene.capture import capture_from_dataparser, load_capture, order_along_path, project, unproject
+from spinnerf_ns.scene.view import View
 from tests.scene.captures import look_at, make_capture, orbit, read_meta, save_photo, write_transforms
 
 
@@ -311,5 +312,3 @@ def test_real_paths(real_data):
         return np.linalg.norm(np.diff([views[i].c2w[:, 3] for i in path], axis=0), axis=1).sum()
 
     assert turned(order) < 0.6 * turned(range(97)) and moved(order) < 0.85 * moved(range(97))
-
-

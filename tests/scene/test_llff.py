@@ -298,7 +298,7 @@ def test_statue_points_show_their_colours_in_every_photo(statue, statue_folder):
 
 
 def test_statue_labels_and_size(statue, statue_folder):
-    from spinnerf_ns.conventions import load_object_mask
+    from spinnerf_ns.files import load_object_mask
 
     meta = read(statue)
     assert (meta["w"], meta["h"], len(meta["frames"])) == (504, 378, 29)

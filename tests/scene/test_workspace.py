@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spinnerf_ns.conventions import atomic_path, save_object_mask
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import atomic_path, save_object_mask
 from spinnerf_ns.scene.workspace import Workspace
 
 PHOTOS = [f"cam/{name}" for name in "abcdef"]

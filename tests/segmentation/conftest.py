@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from spinnerf_ns.conventions import load_object_mask, read_image
-from spinnerf_ns.evaluation.twin import TwinConfig, TwinScene, write_twin
+from spinnerf_ns.evaluation.truth.twin import TwinConfig, TwinScene, write_twin
+from spinnerf_ns.files import load_object_mask, read_image
 from spinnerf_ns.scene.capture import load_capture
 from spinnerf_ns.scene.workspace import Workspace
 from tests.segmentation.networks import grounding_dino_folder, sam2_folder, sam_file  # noqa: F401  fixtures

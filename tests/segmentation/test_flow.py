@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from spinnerf_ns.conventions import load_object_mask, read_image
+from spinnerf_ns.files import load_object_mask, read_image
 from spinnerf_ns.segmentation.trackers import flow
 from spinnerf_ns.segmentation.trackers.flow import FlowTracker
 from spinnerf_ns.segmentation.trackers.object_motion import DenseFlow, fit_affine, fit_object_motion, pixel_grid

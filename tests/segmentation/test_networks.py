@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from spinnerf_ns.conventions import save_object_mask
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import save_object_mask
 from spinnerf_ns.segmentation.prompts import Prompt
 from spinnerf_ns.segmentation.segmenters import SEGMENTERS
 from spinnerf_ns.segmentation.segmenters.promptable import replay

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from spinnerf_ns.cli.segment import Segment
-from spinnerf_ns.conventions import load_object_mask, save_object_mask
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import load_object_mask, save_object_mask
 from spinnerf_ns.segmentation import segment_capture
 from spinnerf_ns.segmentation.prompts import Prompt, load_prompts
 from tests.segmentation.conftest import iou, truth

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spinnerf_ns.conventions import load_object_mask, read_image, save_object_mask
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.evaluation.twin import TwinConfig, write_twin
+from spinnerf_ns.evaluation.truth.twin import TwinConfig, write_twin
+from spinnerf_ns.files import load_object_mask, read_image, save_object_mask
 from spinnerf_ns.segmentation.prompts import Prompt
 from spinnerf_ns.segmentation.segmenters.folder import FolderSegmenter, mask_files
 from spinnerf_ns.segmentation.segmenters.grabcut import GrabCutSegmenter, _missed_sides

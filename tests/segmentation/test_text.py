@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from spinnerf_ns.cli.segment import Segment
-from spinnerf_ns.conventions import load_object_mask, read_image
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import load_object_mask, read_image
 from spinnerf_ns.segmentation import segment_capture
 from spinnerf_ns.segmentation.prompts import Prompt, load_prompts
 from spinnerf_ns.segmentation.text import Hit, TextDetector, numbered, parse_pick, text_prompts

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from spinnerf_ns.conventions import BoolMask, Image, load_object_mask
+from spinnerf_ns.conventions import BoolMask, Image
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import load_object_mask
 from spinnerf_ns.segmentation.prompts import Prompt
 
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")

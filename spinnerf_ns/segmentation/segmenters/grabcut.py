@@ -105,9 +105,7 @@ class GrabCutSegmenter:
         found = self._fit_locally(window.lab, own, found, np.zeros_like(where), on, beside)
         return clean_components(window.to_photo(found))
 
-    def _close_look(
-        self, image: Image, prompt: Prompt, box: Box, rough: BoolMask | None, missed: BoolMask | None
-    ) -> BoolMask:
+    def _close_look(self, image: Image, prompt: Prompt, box: Box, rough: BoolMask | None, missed: BoolMask | None) -> BoolMask:
         """The object in a box around it, outside of which there is none of it.
 
         Args:
@@ -140,9 +138,7 @@ class GrabCutSegmenter:
         said = self._grabcut(window.lab, found, surely_object | _core(found), surely_background).astype(np.float32)
         prior = sigmoid(log_odds(cv2.GaussianBlur(said, (0, 0), 2.0)) + 0.5 * log_odds(prior) + more)
         prior = prior.astype(np.float32)
-        walked = random_walk(
-            window.lab, prior, np.abs(2 * prior - 1), surely_object, surely_background, self.smoothness
-        )
+        walked = random_walk(window.lab, prior, np.abs(2 * prior - 1), surely_object, surely_background, self.smoothness)
         found = _keep_clicked(walked > 0.5, surely_object)
         extra = 0.3 * np.clip(colour, -3, 3) + more
         found = self._fit_locally(window.lab, own, found, extra, surely_object, surely_background)

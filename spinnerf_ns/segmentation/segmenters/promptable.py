@@ -21,7 +21,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from spinnerf_ns.conventions import BoolMask, Image, atomic_path, load_object_mask
+from spinnerf_ns.conventions import BoolMask, Image
+from spinnerf_ns.files import atomic_path, load_object_mask
 from spinnerf_ns.segmentation.prompts import OBJECT_LABEL, Prompt
 
 Embedding = dict[str, NDArray[np.float32]]
@@ -82,9 +83,7 @@ class PromptableSegmenter(ABC):
         """Runs the image encoder on (H, W, 3) uint8 RGB."""
 
     @abstractmethod
-    def _decode(
-        self, embedding: Embedding, size: tuple[int, int], click: Click, logits: NDArray[np.float32] | None
-    ) -> Candidates:
+    def _decode(self, embedding: Embedding, size: tuple[int, int], click: Click, logits: NDArray[np.float32] | None) -> Candidates:
         """Runs the decoder, for a photo of (height, width); `logits` (h, w) is the mask so far."""
 
     @abstractmethod

@@ -20,7 +20,7 @@ from spinnerf_ns.segmentation.segmenters.promptable import (
     PromptableSegmenter,
     shrunk,
 )
-from spinnerf_ns.weights import load_state_dict
+from spinnerf_ns.weights.store import load_state_dict
 
 if TYPE_CHECKING:
     from segment_anything import SamPredictor
@@ -77,9 +77,7 @@ class SamSegmenter(PromptableSegmenter):
         predictor.set_image(image)
         return {"features": predictor.get_image_embedding().cpu().numpy()}
 
-    def _decode(
-        self, embedding: Embedding, size: tuple[int, int], click: Click, logits: NDArray[np.float32] | None
-    ) -> Candidates:
+    def _decode(self, embedding: Embedding, size: tuple[int, int], click: Click, logits: NDArray[np.float32] | None) -> Candidates:
         import torch
 
         predictor = self._predictor()
@@ -104,6 +102,4 @@ class SamSegmenter(PromptableSegmenter):
         predictor = self._predictor()
         height, width = predictor.model.prompt_encoder.mask_input_size  # square, the photo in its top left corner
         small = shrunk(object_mask, predictor.transform.get_preprocess_shape(*object_mask.shape, max(height, width)))
-        return np.pad(
-            small, ((0, height - small.shape[0]), (0, width - small.shape[1])), constant_values=-MASK_LOGIT
-        )
+        return np.pad(small, ((0, height - small.shape[0]), (0, width - small.shape[1])), constant_values=-MASK_LOGIT)

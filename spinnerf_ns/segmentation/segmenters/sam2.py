@@ -60,9 +60,7 @@ class Sam2Segmenter(PromptableSegmenter):
             features = network.get_image_embeddings(pixels)
         return {f"level_{level}": feature.cpu().numpy() for level, feature in enumerate(features)}
 
-    def _decode(
-        self, embedding: Embedding, size: tuple[int, int], click: Click, logits: NDArray[np.float32] | None
-    ) -> Candidates:
+    def _decode(self, embedding: Embedding, size: tuple[int, int], click: Click, logits: NDArray[np.float32] | None) -> Candidates:
         import torch
 
         network, processor = self._network()

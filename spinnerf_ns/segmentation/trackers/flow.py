@@ -295,9 +295,7 @@ class _Run:
 class _Prior:
     """What the references say about one photo, in a window of it."""
 
-    def __init__(
-        self, run: _Run, index: int, window: NDArray[np.float64], affines: dict[int, NDArray[np.float64]]
-    ) -> None:
+    def __init__(self, run: _Run, index: int, window: NDArray[np.float64], affines: dict[int, NDArray[np.float64]]) -> None:
         self.run, self.options, self.index = run, run.options, index
         self.affines = affines
         self.affine = window[:2]
@@ -387,9 +385,7 @@ def _scaled(image: NDArray, scale: float) -> NDArray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
 
-def _warp(
-    image: NDArray, affine: NDArray[np.float64], size: tuple[int, int], border: int = cv2.BORDER_REPLICATE
-) -> NDArray:
+def _warp(image: NDArray, affine: NDArray[np.float64], size: tuple[int, int], border: int = cv2.BORDER_REPLICATE) -> NDArray:
     """Warps by an affine map from the image's pixels to the result's, without aliasing where it shrinks."""
     scale = abs(float(np.linalg.det(affine[:, :2]))) ** 0.5
     if scale < 0.6:

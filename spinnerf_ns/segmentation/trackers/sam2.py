@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from spinnerf_ns.conventions import BoolMask, Image, load_object_mask
+from spinnerf_ns.conventions import BoolMask, Image
+from spinnerf_ns.files import load_object_mask
 from spinnerf_ns.segmentation.pretrained import find_weights, load_folder, need_package, pick_device
 from spinnerf_ns.segmentation.prompts import Prompt, check_source
 from spinnerf_ns.segmentation.segmenters.sam2 import DEFAULT_MODEL

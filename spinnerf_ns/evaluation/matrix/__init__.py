@@ -1,0 +1,1 @@
+"""The benchmark: scenes x methods x seeds."""

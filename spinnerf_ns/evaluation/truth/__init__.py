@@ -1,0 +1,1 @@
+"""Scenes of which the truth is known: rendered twins, planted objects."""

@@ -1,0 +1,1 @@
+"""Data managers and pixel samplers: what a training step is given."""

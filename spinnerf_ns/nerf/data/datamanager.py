@@ -1,0 +1,377 @@
+"""Nerfstudio data managers of the two stages: stock parsers and cameras, pixels from a `PixelPool`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
+from nerfstudio.model_components.ray_generators import RayGenerator
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from spinnerf_ns.accel.ray_generator import PerspectiveRayGenerator
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import load_object_mask
+from spinnerf_ns.nerf.data.pixel_samplers import PixelPool, RayLayout, sample_usable
+from spinnerf_ns.nerf.losses import UNKNOWN
+from spinnerf_ns.scene.capture import Capture, capture_from_dataparser
+from spinnerf_ns.scene.view import View
+from spinnerf_ns.scene.workspace import Workspace
+
+Extras = Callable[[Path, tuple[int, int]], dict[str, Tensor]]
+"""(photo's file, (H, W)) -> further entries of its data, each (H, W, ...)."""
+
+
+class AnnotatedDataset(InputDataset):
+    """Photos with further per-pixel entries (labels, masks, depth), read by a function.
+
+    Args:
+        dataparser_outputs, scale_factor: as `InputDataset`.
+        extras: gives the entries.
+    """
+
+    exclude_batch_keys_from_device = [*InputDataset.exclude_batch_keys_from_device, "object_label", "object_mask", "is_truth"]
+
+    def __init__(
+        self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0, *args: Any, extras: Extras | None = None, **kwargs
+    ) -> None:
+        super().__init__(dataparser_outputs, scale_factor, *args, **kwargs)
+        self.extras = extras
+
+    def get_metadata(self, data: dict) -> dict:
+        """The photo's further entries."""
+        if self.extras is None:
+            return {}
+        return self.extras(Path(self.image_filenames[data["image_idx"]]), tuple(data["image"].shape[:2]))
+
+
+class WholeSceneSampler:
+    """Stands where ns-export looks for a pixel sampler and sets its number of rays.
+
+    Once a number is set, the data manager's next batches are that many rays over all pixels, holes included: an export is
+    of the whole scene, while training has its own rays for each loss.
+    """
+
+    num_rays_per_batch: int | None = None
+
+
+@dataclass
+class SpinnerfDataManagerConfig(VanillaDataManagerConfig):
+    """A data manager that knows the capture's workspace."""
+
+    _target: type = field(default_factory=lambda: SpinnerfDataManager)
+    dataparser: Any = field(default_factory=NerfstudioDataParserConfig)
+    """Specifies the dataparser used to unpack the data."""
+    train_num_rays_per_batch: int = 4096
+    """Rays over the photos' usable pixels per step."""
+    workspace: Path | None = None
+    """Folder of masks and exports; by default <data>/spinnerf."""
+    sparse_num_rays: int = 512
+    """Rays per step through the capture's sparse points, with their depth to meet; 0 to leave the points unused."""
+
+
+class SpinnerfDataManager(VanillaDataManager):
+    """Trains on uniformly drawn pixels of all training photos that show the object.
+
+    Photos that the workspace's manifest names object-free are left out of training: they show another scene.
+    """
+
+    config: SpinnerfDataManagerConfig
+
+    def __init__(self, config: SpinnerfDataManagerConfig, *args: Any, **kwargs: Any) -> None:
+        self._capture: Capture | None = None
+        self._workspace: Workspace | None = None
+        self._eval_pool: PixelPool | None = None
+        self.train_pixel_sampler = WholeSceneSampler()
+        super().__init__(config, *args, **kwargs)
+
+    # ------------------------------------------------------------------------------------------------------ on disk
+    @property
+    def capture(self) -> Capture:
+        """All photos with their poses, of every split."""
+        if self._capture is None:
+            self._capture = capture_from_dataparser(self.dataparser)
+        return self._capture
+
+    @property
+    def workspace(self) -> Workspace:
+        """The capture's workspace; nothing is written before an export."""
+        if self._workspace is None:
+            self._workspace = Workspace.open(Path(self.config.data), self.config.workspace)
+        return self._workspace
+
+    def view_of(self, path: Path) -> View:
+        """The view of a photo's file."""
+        if not hasattr(self, "_views_by_path"):
+            self._views_by_path = {view.path.resolve(): view for view in self.capture.views}
+        return self._views_by_path[Path(path).resolve()]
+
+    # ----------------------------------------------------------------------------------------------------- datasets
+    def extras(self, path: Path, shape: tuple[int, int]) -> dict[str, Tensor]:
+        """Hook: a photo's further entries."""
+        return {}
+
+    def create_train_dataset(self) -> AnnotatedDataset:
+        """The train split, without object-free photos; with the scene's bounds for the model."""
+        from spinnerf_ns.scene.bounds import scene_bounds
+
+        object_free = set(self.workspace.object_free)
+        names = self.train_dataparser_outputs.image_filenames
+        kept = [i for i, path in enumerate(names) if self.view_of(path).photo not in object_free]
+        if not kept:
+            raise SpinnerfError(
+                f"{self.config.data}: all {len(names)} training photos are named object-free in "
+                f"{self.workspace.manifest_path}; there is nothing to train on"
+            )
+        if len(kept) < len(names):
+            CONSOLE.print(f"{len(names) - len(kept)} object-free photos are left out of training.")
+            self.train_dataparser_outputs = subset(self.train_dataparser_outputs, kept)
+        dataset = self._dataset(self.train_dataparser_outputs)
+        bounds = scene_bounds(self.capture)
+        dataset.metadata["scene_bounds"] = None if bounds is None else (bounds.center, bounds.radius, bounds.near)
+        return dataset
+
+    def create_eval_dataset(self) -> AnnotatedDataset:
+        """The val or test split, all of it."""
+        return self._dataset(self.dataparser.get_dataparser_outputs(split=self.test_split))
+
+    def _dataset(self, outputs: DataparserOutputs) -> AnnotatedDataset:
+        return AnnotatedDataset(outputs, scale_factor=self.config.camera_res_scale_factor, extras=self.extras)
+
+    # ---------------------------------------------------------------------------------------------------- next batch
+    def setup_train(self) -> None:
+        """Builds the pixel pool; stands in for the stock loader and its float copies."""
+        self.train_pool = build_pool(self.train_dataset, self.add_to_pool)
+        self.train_ray_generator = PerspectiveRayGenerator(self.train_dataset.cameras.to(self.device))
+        self.sparse_pixels, self.sparse_disparity = self._read_sparse_depth()
+        # The scene's typical disparity: a disparity loss is measured in it.
+        self._sparse_scale = float(self.sparse_disparity.median()) if len(self.sparse_disparity) else 1.0
+        self.layout = RayLayout(uniform=self.config.train_num_rays_per_batch, sparse=self._num_sparse_rays)
+
+    @property
+    def _num_sparse_rays(self) -> int:
+        return self.config.sparse_num_rays if len(self.sparse_pixels) else 0
+
+    def _read_sparse_depth(self) -> tuple[Tensor, Tensor]:
+        """Flat pixel indices (K,) of the sparse points that training photos show, and their disparities (K,)."""
+        from spinnerf_ns.scene.points import read_colored_points, visible_depths
+
+        points = read_colored_points(self.capture) if self.config.sparse_num_rays else None
+        pool, scale = self.train_pool, self.capture.world_scale
+        flat, disparity = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
+        for index, path in enumerate(self.train_dataset.image_filenames if points is not None else ()):
+            view = self.view_of(path)
+            start, end = pool.starts[index : index + 2].tolist()
+            height, width = int(pool.heights[index]), int(pool.widths[index])
+            if (height, width) != (view.height, view.width):  # camera_res_scale_factor: the views' cameras do not fit
+                continue
+            image = pool.colors[start:end, :3].view(height, width, 3).numpy()
+            pixels, z = visible_depths(view, image, points)
+            flat.append(torch.from_numpy(pixels[:, 0] * width + pixels[:, 1] + start))
+            disparity.append(torch.from_numpy(1.0 / (z * scale)).float())
+        return torch.cat(flat), torch.cat(disparity)
+
+    def sample_sparse(self, batch: dict) -> Tensor:
+        """Draws the step's rays through sparse points: flat indices (R,); their disparities are entered in the batch."""
+        chosen = torch.randint(max(1, len(self.sparse_pixels)), (self._num_sparse_rays,))
+        batch["sparse_disparity"] = self.sparse_disparity[chosen][:, None]
+        batch["sparse_disparity_scale"] = self._sparse_scale
+        return self.sparse_pixels[chosen]
+
+    def setup_eval(self) -> None:
+        """Loaders of whole photos, for metrics and the viewer."""
+        self.eval_ray_generator = PerspectiveRayGenerator(self.eval_dataset.cameras.to(self.device))
+        workers = {"device": self.device, "num_workers": self.world_size * 4}
+        self.fixed_indices_eval_dataloader = FixedIndicesEvalDataloader(input_dataset=self.eval_dataset, **workers)
+        self.eval_dataloader = RandIndicesEvalDataloader(input_dataset=self.eval_dataset, **workers)
+
+    def add_to_pool(self, data: dict) -> None:
+        """Hook: is shown each training photo's data while the pool is built."""
+
+    def next_train(self, step: int) -> tuple[RayBundle, dict]:
+        """Rays over usable pixels, and through sparse points; see `RayLayout`."""
+        self.train_count += 1
+        if self.train_pixel_sampler.num_rays_per_batch is not None:
+            return self.whole_scene_rays()
+        extra: dict = {"layout": self.layout}
+        flat = torch.cat([sample_usable(self.train_pool, self.layout.uniform), self.sample_sparse(extra)])
+        bundle, batch = self.rays(self.train_pool, flat)
+        return bundle, {**batch, **extra}
+
+    def whole_scene_rays(self) -> tuple[RayBundle, dict]:
+        """As many rays over all pixels as ns-export asked for."""
+        assert self.train_pixel_sampler.num_rays_per_batch is not None
+        return self.rays(self.train_pool, torch.randint(self.train_pool.num_pixels, (self.train_pixel_sampler.num_rays_per_batch,)))
+
+    def next_eval(self, step: int) -> tuple[RayBundle, dict]:
+        """Rays over the pixels of the eval photos."""
+        self.eval_count += 1
+        if self._eval_pool is None:
+            self._eval_pool = build_pool(self.eval_dataset)
+        chosen = sample_usable(self._eval_pool, self.config.eval_num_rays_per_batch)
+        return self.rays(self._eval_pool, chosen, self.eval_ray_generator)
+
+    def rays(self, pool: PixelPool, flat: Tensor, generator: RayGenerator | None = None) -> tuple[RayBundle, dict]:
+        """A bundle through chosen pixels, and their colours.
+
+        Args:
+            flat: (R,) flat indices in the pool.
+
+        Returns:
+            The bundle and a batch with "image" (R, C) in [0, 1], "indices" (R, 3) and "flat" (R,).
+        """
+        indices = pool.ray_indices(pool.locate(flat))
+        bundle = (generator or self.train_ray_generator)(indices.to(self.device))
+        return bundle, {"image": pool.image_colors(flat), "indices": indices, "flat": flat}
+
+    def get_train_rays_per_batch(self) -> int:
+        """Rays of a training step, of all families."""
+        return self.layout.num_rays
+
+    def get_eval_rays_per_batch(self) -> int:
+        """Rays of an evaluation step."""
+        return self.config.eval_num_rays_per_batch
+
+
+def build_pool(dataset: AnnotatedDataset, visit: Callable[[dict], None] | None = None) -> PixelPool:
+    """The pixels of a dataset; those outside its `valid_mask`, where the capture has one, are not usable.
+
+    Args:
+        dataset: the photos.
+        visit: is shown each photo's data, in the dataset's order.
+    """
+    images, usable = [], []
+    for index in range(len(dataset)):
+        data = dataset.get_data(index, image_type="uint8")
+        images.append(data["image"])
+        if "mask" in data:
+            usable.append(data["mask"][..., 0])
+        if visit is not None:
+            visit(data)
+    return PixelPool.from_images(images, usable=usable or None)
+
+
+def subset(outputs: DataparserOutputs, indices: Sequence[int]) -> DataparserOutputs:
+    """A parser's outputs with chosen photos alone; poses, scale and scene box stay."""
+    chosen = torch.tensor(list(indices), dtype=torch.long)
+    metadata = dict(outputs.metadata)
+    for key in ("depth_filenames", "mask_filenames"):
+        if metadata.get(key) is not None:
+            metadata[key] = [metadata[key][i] for i in indices]
+    return replace(
+        outputs,
+        image_filenames=[outputs.image_filenames[i] for i in indices],
+        cameras=outputs.cameras[chosen],
+        mask_filenames=None if outputs.mask_filenames is None else [outputs.mask_filenames[i] for i in indices],
+        metadata=metadata,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ segmentation
+@dataclass
+class SpinnerfSegDataManagerConfig(SpinnerfDataManagerConfig):
+    """The segmentation stage's data manager."""
+
+    _target: type = field(default_factory=lambda: SpinnerfSegDataManager)
+    masks: Path | None = None
+    """Folder of object masks (<photo>.png, 255 = object); by default the workspace's masks_2d, what `ns-spinnerf segment`
+    writes. Photos without a mask train colour only."""
+
+
+class SpinnerfSegDataManager(SpinnerfDataManager):
+    """Adds object labels to the rays: 1 object, 0 not, `UNKNOWN` where a photo has no mask."""
+
+    config: SpinnerfSegDataManagerConfig
+
+    def __init__(self, config: SpinnerfSegDataManagerConfig, *args: Any, **kwargs: Any) -> None:
+        self._labels: list[Tensor] = []
+        super().__init__(config, *args, **kwargs)
+
+    @property
+    def masks_folder(self) -> Path:
+        """Where the masks are read from."""
+        return Path(self.config.masks) if self.config.masks is not None else self.workspace.masks_2d
+
+    def extras(self, path: Path, shape: tuple[int, int]) -> dict[str, Tensor]:
+        """`object_label` (H, W, 1) uint8."""
+        label = self.read_label(self.view_of(path))
+        if label is None:
+            return {"object_label": torch.full((*shape, 1), UNKNOWN, dtype=torch.uint8)}
+        return {"object_label": torch.from_numpy(resize_nearest(label, shape))[..., None]}
+
+    def mask_file(self, view: View) -> Path | None:
+        """The file of a photo's object mask, if it has one."""
+        file = self.masks_folder / f"{view.photo}.png"
+        return file if file.is_file() and view.photo not in self.workspace.object_free else None
+
+    def read_label(self, view: View) -> np.ndarray | None:
+        """(H, W) uint8 of a photo's object mask as it lies on disk, 1 object, 0 not; None without one."""
+        file = self.mask_file(view)
+        return None if file is None else load_object_mask(file, (view.height, view.width)).astype(np.uint8)
+
+    def setup_train(self) -> None:
+        """Builds the pool and the flat labels.
+
+        Raises:
+            SpinnerfError: no photo has a mask, or all masks are empty.
+        """
+        super().setup_train()
+        self.labels = torch.cat(self._labels)
+        self._labels = []
+        known = self.labels != UNKNOWN
+        if not known.any():
+            raise SpinnerfError(
+                f"{self.masks_folder}: no training photo has an object mask there; make them with: "
+                f"ns-spinnerf segment --data {self.config.data} --view PHOTO --points X,Y"
+            )
+        if not (self.labels == 1).any():
+            raise SpinnerfError(
+                f"{self.masks_folder}: the object masks of all training photos are empty; point at the object again: "
+                f"ns-spinnerf segment --data {self.config.data} --view PHOTO --points X,Y --overwrite"
+            )
+
+    def add_to_pool(self, data: dict) -> None:
+        """Enters a photo's labels."""
+        self._labels.append(data["object_label"].reshape(-1))
+
+    def object_label(self, index: int) -> Tensor:
+        """(H, W) uint8 labels of a training photo: 1 object, 0 not, `UNKNOWN`."""
+        start, end = self.train_pool.starts[index : index + 2].tolist()
+        return self.labels[start:end].view(int(self.train_pool.heights[index]), int(self.train_pool.widths[index]))
+
+    def set_object_mask(self, index: int, object_mask: Tensor) -> None:
+        """Puts a refined mask in a training photo's tracked one's place.
+
+        Args:
+            index: the photo's place in the train dataset.
+            object_mask: (H, W) bool.
+        """
+        start, end = self.train_pool.starts[index : index + 2].tolist()
+        self.labels[start:end] = object_mask.reshape(-1).to(torch.uint8)
+
+    def next_train(self, step: int) -> tuple[RayBundle, dict]:
+        """Rays over usable pixels with their labels under "object_label" (R,) uint8."""
+        bundle, batch = super().next_train(step)
+        if "layout" not in batch:
+            return bundle, batch
+        batch["object_label"] = self.labels[batch["flat"][: self.layout.uniform]]
+        return bundle, batch
+
+
+def resize_nearest(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(H, W) -> (H', W') by nearest neighbour; the same array where the size is right."""
+    if values.shape == tuple(shape):
+        return values
+    import cv2
+
+    return cv2.resize(values, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)

@@ -1,0 +1,248 @@
+"""The inpainting stage's data manager: one bundle a step that serves every loss (the masked-perceptual data manager)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import load_depth, load_object_mask
+from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY
+from spinnerf_ns.nerf.data.datamanager import SpinnerfDataManager, SpinnerfDataManagerConfig, resize_nearest
+from spinnerf_ns.nerf.data.pixel_samplers import RayLayout, sample_list, sample_patches, sample_usable
+from spinnerf_ns.scene.camera_path import most_unseen_near_middle
+from spinnerf_ns.scene.workspace import Workspace
+
+
+@dataclass
+class SpinnerfInpaintDataManagerConfig(SpinnerfDataManagerConfig):
+    """The inpainting stage's data manager."""
+
+    _target: type = field(default_factory=lambda: SpinnerfInpaintDataManager)
+    hole: Literal["unseen", "object"] = "unseen"
+    """What counts as the hole: the part of the removed region that no photo shows, or all of it (the release)."""
+    num_patches: int = 4
+    """Patches per step over the hole, for the perceptual loss."""
+    patch_size_fraction: float = 1 / 16
+    """A patch's sides in rays as a part of the photo's sides."""
+    patch_min_size: int = 16
+    """Least side of a patch in rays: a perceptual network sees nothing in less."""
+    patch_stride: int = 2
+    """Distance of a patch's rays in pixels."""
+    patch_start_step: int = 300
+    """Step of the first patches: before it the renders are no pictures yet."""
+    depth_num_rays: int = 1024
+    """Rays per step in the hole with the exported disparity to meet."""
+    reference_num_rays: int = 1024
+    """Rays per step in the reference view's hole with the inpainted colour to meet."""
+    reference_view: str | None = None
+    """Photo whose inpainting is taken at its word; by default the export's, else a large hole near the path's middle."""
+
+
+class SpinnerfInpaintDataManager(SpinnerfDataManager):
+    """Uniform rays outside the removed region, patches over the hole, depth rays in it, reference rays in one view's hole.
+
+    `--data` is the folder that an export wrote (`<scene>/spinnerf/removed`), or the scene that holds it.
+    """
+
+    config: SpinnerfInpaintDataManagerConfig
+
+    def __init__(self, config: SpinnerfInpaintDataManagerConfig, *args: Any, **kwargs: Any) -> None:
+        if config.data is not None:
+            config.data = find_removed(Path(config.data), config.workspace)
+        elif config.dataparser.data is not None:
+            config.dataparser.data = find_removed(Path(config.dataparser.data), config.workspace)
+        super().__init__(config, *args, **kwargs)
+
+    @property
+    def workspace(self) -> Workspace:
+        """The workspace that the exported dataset lies in."""
+        if self._workspace is None:
+            folder = self.removed_folder.parent
+            self._workspace = Workspace.open(folder.parent, folder)
+        return self._workspace
+
+    @property
+    def removed_folder(self) -> Path:
+        """The exported dataset."""
+        data = Path(self.config.data)
+        return data.parent if data.suffix == ".json" else data
+
+    @property
+    def removed(self) -> dict[str, Any]:
+        """Photo -> its exported files."""
+        if not hasattr(self, "_removed"):
+            from spinnerf_ns.scene.removed import read_removed
+
+            self._removed = read_removed(self.removed_folder)
+        return self._removed
+
+    def extras(self, path: Path, shape: tuple[int, int]) -> dict[str, Tensor]:
+        """`object_mask` (H, W, 1) bool: the region from which the object was removed; `is_truth` (H, W, 1) bool: not there.
+
+        An object-free photo is truth everywhere, and its object mask says where the object would be, if anybody knows.
+        """
+        photo = self.view_of(path).photo
+        file = self.removed[photo].object_mask if photo in self.removed else None
+        object_free = photo in self.workspace.object_free
+        if object_free:
+            from spinnerf_ns.scene.labels import label_path
+
+            file = label_path(self.workspace.scene, photo)
+        if file is None:
+            object_mask = torch.zeros(*shape, 1, dtype=torch.bool)
+        else:
+            resized = resize_nearest(load_object_mask(file).astype(np.uint8), shape)
+            object_mask = torch.from_numpy(resized).bool()[..., None]
+        return {"object_mask": object_mask, "is_truth": torch.ones_like(object_mask) if object_free else ~object_mask}
+
+    # ---------------------------------------------------------------------------------------------------------- pool
+    def setup_train(self) -> None:
+        """Builds the pool, the lists of the hole's and the removed region's pixels, and the disparities to meet.
+
+        Raises:
+            SpinnerfError: no photo has a removed region.
+        """
+        super().setup_train()
+        self._read_regions()
+        pool = self.train_pool
+        side = [
+            max(self.config.patch_min_size, round(float(sizes.float().mean()) * self.config.patch_size_fraction))
+            for sizes in (pool.heights, pool.widths)
+        ]
+        self.reference_index = self._choose_reference()
+        start, end = pool.starts[self.reference_index : self.reference_index + 2].tolist()
+        self.reference_pixels = self.hole_pixels[(self.hole_pixels >= start) & (self.hole_pixels < end)]
+        self.layout = RayLayout(
+            uniform=self.config.train_num_rays_per_batch,
+            patches=(self.config.num_patches, *side) if len(self.hole_pixels) and self.config.num_patches else (0, 0, 0),
+            depth=self.config.depth_num_rays if len(self.depth_pixels) else 0,
+            reference=self.config.reference_num_rays if len(self.reference_pixels) else 0,
+            sparse=self._num_sparse_rays,
+        )
+        self._trains_geometry = torch.zeros(self.layout.num_rays, 1, dtype=torch.bool)
+        self._trains_geometry[: self.layout.uniform] = True
+
+    def _read_regions(self) -> None:
+        """Sets flat index lists (`region_pixels`, `hole_pixels`, `depth_pixels`), `disparity` (of `depth_pixels`) and the pool's
+        usable pixels."""
+        pool, scale = self.train_pool, self.train_dataparser_outputs.dataparser_scale
+        hole_pixels, depth_pixels, region_pixels, disparities = [], [], [], []
+        region_masks = []
+        for index, path in enumerate(self.train_dataset.image_filenames):
+            photo = self.view_of(path).photo
+            shape = (int(pool.heights[index]), int(pool.widths[index]))
+            files = self.removed.get(photo)
+            if files is None:
+                raise SpinnerfError(
+                    f"{self.removed_folder}: the export has no files for the training photo '{photo}'; "
+                    "export again: ns-spinnerf export --load-config CONFIG --overwrite"
+                )
+            object_mask = resize_nearest(load_object_mask(files.object_mask).astype(np.uint8), shape) > 0
+            hole = object_mask
+            if self.config.hole == "unseen" and Path(files.unseen_mask).is_file():
+                hole = resize_nearest(load_object_mask(files.unseen_mask).astype(np.uint8), shape) > 0
+            z = resize_nearest(load_depth(files.depth), shape) * scale
+            start = int(pool.starts[index])
+            # Filled pixels came from other photos: these teach the same without the error of their having been moved.
+            region_masks.append(torch.from_numpy(object_mask.reshape(-1)))
+            hole_pixels.append(np.flatnonzero(hole) + start)
+            region_pixels.append(np.flatnonzero(object_mask) + start)
+            # Where other photos show the background, their colours say its depth better than an earlier field's.
+            with_depth = np.flatnonzero(hole & (z > 0))
+            depth_pixels.append(with_depth + start)
+            disparities.append(1.0 / z.reshape(-1)[with_depth])
+        self.hole_pixels = torch.from_numpy(np.concatenate(hole_pixels))
+        self.depth_pixels = torch.from_numpy(np.concatenate(depth_pixels))
+        self.region_pixels = torch.from_numpy(np.concatenate(region_pixels))
+        self.disparity = torch.from_numpy(np.concatenate(disparities).astype(np.float32))
+        if len(self.region_pixels) == 0:
+            raise SpinnerfError(
+                f"{self.removed_folder}: the removed region is empty in every training photo; look at the masks in "
+                f"{self.workspace.masks_3d} and export again: ns-spinnerf export --load-config CONFIG --overwrite"
+            )
+        outside = ~torch.cat(region_masks)
+        pool.usable = outside if pool.usable is None else pool.usable & outside
+        # What the points say of the removed region they say of the object.
+        outside_region = torch.ones(pool.num_pixels, dtype=torch.bool)
+        outside_region[self.region_pixels] = False
+        kept = outside_region[self.sparse_pixels]
+        self.sparse_pixels, self.sparse_disparity = self.sparse_pixels[kept], self.sparse_disparity[kept]
+        self.disparity_scale = float(self.disparity.median()) if len(self.disparity) else 1.0
+
+    def _choose_reference(self) -> int:
+        """The reference view's place in the train dataset: the configured one, the export's, or one chosen as it does."""
+        views = [self.view_of(path) for path in self.train_dataset.image_filenames]
+        if self.config.reference_view is not None:
+            wanted = self.capture.view(self.config.reference_view).photo
+            for index, view in enumerate(views):
+                if view.photo == wanted:
+                    return index
+            raise SpinnerfError(f"the reference view '{wanted}' is not a training photo of {self.removed_folder}")
+        exported = self.workspace.reference_view
+        chosen = next((index for index, view in enumerate(views) if view.photo == exported), None)
+        if chosen is None:
+            counts = torch.bincount(self.train_pool.locate(self.hole_pixels)[:, 0], minlength=len(views))
+            chosen = most_unseen_near_middle(views, counts.tolist())
+        CONSOLE.print(f"Reference view: {views[chosen].photo} (another one: --pipeline.datamanager.reference-view PHOTO)")
+        return chosen
+
+    # ---------------------------------------------------------------------------------------------------- next batch
+    def next_train(self, step: int) -> tuple[RayBundle, dict]:
+        """One bundle for all losses.
+
+        Returns:
+            The bundle, whose metadata says per ray whether its pixel loss trains geometry, and a batch with "image"
+            (R, C), "indices" (R, 3), "disparity" (depth rays, 1) in the training frame, "disparity_scale" and "layout".
+        """
+        self.train_count += 1
+        if self.train_pixel_sampler.num_rays_per_batch is not None:
+            return self.whole_scene_rays()
+        pool, layout = self.train_pool, self.layout
+        if step < self.config.patch_start_step:
+            layout = replace(layout, patches=(0, 0, 0))
+        parts = [sample_usable(pool, layout.uniform)]
+        if layout.patch_rays:
+            count, *shape = layout.patches
+            patches = sample_patches(pool, self.hole_pixels, count, tuple(shape), self.config.patch_stride)
+            parts.append(pool.flatten(patches).reshape(-1))
+        disparity = torch.zeros(0)
+        if layout.depth:
+            chosen = torch.randint(len(self.depth_pixels), (layout.depth,))
+            parts.append(self.depth_pixels[chosen])
+            disparity = self.disparity[chosen]
+        if layout.reference:
+            parts.append(sample_list(self.reference_pixels, layout.reference))
+        extra: dict = {}
+        parts.append(self.sample_sparse(extra))
+        bundle, batch = self.rays(pool, torch.cat(parts))
+        bundle.metadata[TRAINS_GEOMETRY] = self._trains_geometry[: layout.num_rays].to(self.device)
+        batch.update(extra)
+        batch.update(disparity=disparity[:, None], disparity_scale=self.disparity_scale, layout=layout)
+        return bundle, batch
+
+
+def find_removed(data: Path, workspace: Path | None = None) -> Path:
+    """The exported dataset for what the user gave as --data: the export itself, a .json file in it, or the scene.
+
+    Raises:
+        SpinnerfError: there is no export.
+    """
+    folder = data.parent if data.suffix == ".json" else data
+    if (folder / "object_masks").is_dir():
+        return data
+    inside = (workspace if workspace is not None else folder / "spinnerf") / "removed"
+    if (inside / "transforms.json").is_file():
+        CONSOLE.print(f"[yellow]Training on the object-free capture in {inside}")
+        return inside
+    raise SpinnerfError(
+        f"{data}: no object-free capture here nor in {inside} (transforms.json is missing); make it with: "
+        f"ns-train spinnerf-seg --data {data}, or ns-spinnerf export --load-config CONFIG"
+    )

@@ -1,0 +1,308 @@
+"""From rendered masks and depth to the object-free capture: the stage between the two fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import track
+
+from spinnerf_ns.conventions import LEAST_DILATION, dilate_mask, disparity_to_z, z_to_disparity
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import load_depth, load_object_mask, save_depth, save_object_mask
+from spinnerf_ns.removal.background import background_depths
+from spinnerf_ns.removal.config import BACKGROUND, RIM, ExportConfig
+from spinnerf_ns.removal.inpainters import INPAINTERS
+from spinnerf_ns.removal.inpainters.choice import choose_inpainter
+from spinnerf_ns.removal.layers import ViewLayers
+from spinnerf_ns.removal.reference import choose_reference, read_mended, reference_candidates, with_mended
+from spinnerf_ns.removal.surfaces.continuation import continued
+from spinnerf_ns.removal.surfaces.planes import fill_by_surface, find_planes, snapped, surface_labels
+from spinnerf_ns.removal.views.fill import Filled, fill_from_views
+from spinnerf_ns.removal.views.photos import Photos
+from spinnerf_ns.scene.cameras import unproject_pixels
+from spinnerf_ns.scene.capture import Capture
+from spinnerf_ns.scene.removed import RemovedView, RemovedWriter
+from spinnerf_ns.scene.view import View
+from spinnerf_ns.scene.workspace import REFERENCE, Workspace
+
+RenderLayers = Callable[[View], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]]
+"""A view -> (object_mask, z_visible), each (H, W), planar depth in world units, 0 = unknown."""
+
+RenderDepth = Callable[[View], npt.NDArray[np.float32]]
+"""A view -> (H, W) planar depth in world units, 0 = unknown."""
+
+
+def layers_path(workspace: Workspace, photo: str) -> Path:
+    """Where a photo's rendered depth lies, object included: what `load_depth` reads."""
+    return workspace.root / "layers" / f"{photo}.npy"
+
+
+def background_path(workspace: Workspace, photo: str) -> Path:
+    """Where a photo's depth without the object lies, from a field of what stays."""
+    return workspace.root / BACKGROUND / "depths" / f"{photo}.npy"
+
+
+def views_with_object(capture: Capture, workspace: Workspace) -> list[View]:
+    """The views that are segmented and inpainted: all but the object-free ones."""
+    object_free = set(workspace.object_free)
+    return [view for view in capture.views if view.photo not in object_free]
+
+
+def render_stage(
+    capture: Capture,
+    workspace: Workspace,
+    render: RenderLayers,
+    config: ExportConfig,
+    inputs: Sequence[Path],
+    parameters: dict[str, Any],
+) -> None:
+    """Writes `masks_3d/` and `layers/`: what the field shows of every photo with the object.
+
+    Args:
+        render: renders a view.
+        inputs: files that the field comes from (its checkpoint).
+        parameters: what else the result depends on.
+    """
+    masks, layers = workspace.masks_3d, workspace.root / "layers"
+    parameters = {"downscale": config.downscale, **parameters}
+    with workspace.stage("render", parameters, inputs, [masks, layers], overwrite=config.overwrite) as stage:
+        if stage.fresh:
+            return
+        for view in track(views_with_object(capture, workspace), "Rendering masks and depth"):
+            if stage.done(view.photo):
+                continue
+            object_mask, z_visible = render(view)
+            save_object_mask(stage.folder(masks) / f"{view.photo}.png", object_mask)
+            save_depth(stage.folder(layers) / f"{view.photo}.npy", z_visible)
+            stage.record(view.photo, mask_area=int(object_mask.sum()))
+
+
+def background_stage(
+    capture: Capture,
+    workspace: Workspace,
+    fit: Callable[[dict[str, npt.NDArray[np.bool_]], Path], RenderDepth],
+    config: ExportConfig,
+    parameters: dict[str, Any],
+) -> None:
+    """Writes `background/`: a field fitted to the photos outside their holes, and what it shows of their depth.
+
+    Args:
+        fit: photo -> hole, and the file that the field is written to -> a function that renders its depth.
+        parameters: what else the result depends on.
+    """
+    views = views_with_object(capture, workspace)
+    folder = workspace.root / BACKGROUND
+    parameters = {"dilation": config.dilation, "least_dilation": LEAST_DILATION, "downscale": config.downscale, **parameters}
+    inputs = [path for view in views for path in (view.path, _mask_path(workspace, view))]
+    with workspace.stage(BACKGROUND, parameters, inputs, [folder], overwrite=config.overwrite) as stage:
+        if stage.fresh:
+            return
+        holes = {view.photo: _hole(workspace, view, (view.height, view.width), config) for view in views}
+        render = fit(holes, stage.folder(folder) / "field.pt")
+        for view in track(views, "Rendering depth"):
+            save_depth(stage.folder(folder) / "depths" / f"{view.photo}.npy", render(view))
+            stage.record(view.photo)
+
+
+def object_points(workspace: Workspace, views: Sequence[View]) -> npt.NDArray[np.float64]:
+    """(P, 3) points of the object's surface in the world frame, from `masks_3d/` and `layers/`; one pixel in sixteen."""
+    points = [np.zeros((0, 3))]
+    for view in views:
+        z = load_depth(layers_path(workspace, view.photo))
+        shown = load_object_mask(_mask_path(workspace, view), z.shape) & (z > 0)
+        rows, columns = np.nonzero(shown[::4, ::4])
+        rows, columns = 4 * rows, 4 * columns
+        points.append(unproject_pixels(view, rows, columns, z))
+    return np.concatenate(points)
+
+
+def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig) -> Path:
+    """Writes `removed/`, the object-free capture, from `masks_3d/` and the depths in `background/`, or else `layers/`.
+
+    Masked pixels whose background another photo shows are filled from there; the rest, which no photo shows, is inpainted:
+    colours by the 2-D inpainter, disparity in floats from the hole's rim.
+
+    Returns:
+        The folder.
+
+    Raises:
+        SpinnerfError: masks or depths are missing, or every mask is empty.
+    """
+    views = views_with_object(capture, workspace)
+    candidates = reference_candidates(capture, views, config.reference_view)
+    inpainter_name, inpainter = make_inpainter(config)
+    disparity_inpainter = make_disparity_inpainter(config, inpainter_name, inpainter)
+    depth_path = depths_of(workspace, config)
+    files = [(view.path, _mask_path(workspace, view), depth_path(workspace, view.photo)) for view in views]
+    inputs = [path for each in files for path in each]
+    missing = [path for path in inputs if not path.is_file()]
+    if missing:
+        raise SpinnerfError(
+            f"{missing[0]}: missing ({len(missing)} files in all); render masks and depth first: "
+            "ns-spinnerf export --load-config CONFIG"
+        )
+    parameters = {**asdict(config), "inpainter": inpainter_name, "options": _options(inpainter)}
+    parameters["least_dilation"] = LEAST_DILATION
+    irrelevant = ("overwrite", "downscale", "inpainted", "inpainter_options", "reference_photo", "background_steps", "keep_outline")
+    for name in irrelevant:
+        parameters.pop(name)
+    if config.reference_photo is not None:
+        inputs.append(Path(config.reference_photo))
+    if config.inpainted is not None:
+        inputs += sorted(path for path in Path(config.inpainted).rglob("*") if path.is_file())
+    with workspace.stage("export", parameters, inputs, [workspace.removed], overwrite=config.overwrite) as stage:
+        if stage.fresh:
+            return workspace.removed
+        layers = [load_layers(workspace, view, config, depth_path) for view in views]
+        if not any(layer.hole.any() for layer in layers):
+            raise SpinnerfError(
+                f"{workspace.masks_3d}: every mask is empty, so there is nothing to remove; point at the object again: "
+                f"ns-spinnerf segment --data {capture.data} --view PHOTO --points X,Y --overwrite"
+            )
+        writer = RemovedWriter(capture, stage.folder(workspace.removed), workspace.object_free)
+        unfinished = [index for index, view in enumerate(views) if not stage.done(view.photo)]
+        if unfinished:
+            planes = _planes(layers) if config.by_surface and depth_path is background_path else None
+            if planes is not None:
+                labels = _labels(layers, planes)
+                layers = _snapped(layers, planes, labels)
+            filled = _fill(layers, config, depth_path is background_path)
+            reference = choose_reference(views, candidates, [each.unseen_mask for each in filled])
+            mended = _mended(config, views, reference)
+            for index in track(unfinished, "Inpainting"):
+                layer, unseen = layers[index], filled[index].unseen_mask
+                z, surfaces = filled[index].z, None
+                if planes is not None:
+                    surfaces = labels[index]
+                    z = snapped(layer.view, z, layer.hole, planes, surfaces)
+                z = _completed(layer, z, disparity_inpainter)
+                if index == reference and mended is not None:
+                    image = with_mended(filled[index].image, unseen, mended)
+                else:
+                    image = _inpainted(layer, filled[index], surfaces, inpainter)
+                writer.write(RemovedView(layer.view.photo, image, layer.hole, unseen, z))
+                areas = {"hole": int(layer.hole.sum()), "unseen": int(unseen.sum())}
+                stage.record(layer.view.photo, **areas, **({REFERENCE: True} if index == reference else {}))
+        writer.finish()
+    return workspace.removed
+
+
+def make_inpainter(config: ExportConfig) -> tuple[str, Any]:
+    """The inpainter's name and an instance that is ready to work; "auto" chooses."""
+    return choose_inpainter(config.inpainter, config.inpainted, config.inpainter_options)
+
+
+def make_disparity_inpainter(config: ExportConfig, inpainter_name: str, inpainter: Any) -> Any:
+    """What completes disparity: the inpainter itself, or one that is told to do it by its network.
+
+    Raises:
+        SpinnerfError: there is no such inpainter, or it has no network for disparity.
+    """
+    name = config.disparity_inpainter
+    if name == RIM:
+        return inpainter
+    backend = INPAINTERS.get(name)
+    if "disparity" not in getattr(backend, "__dataclass_fields__", {}):
+        raise SpinnerfError(f"--disparity-inpainter {name}: it has no network for disparity; take lama, or {RIM}")
+    options = (*(config.inpainter_options if name == inpainter_name else ()), "disparity=network")
+    return choose_inpainter(name, options=options)[1]
+
+
+def _mended(config: ExportConfig, views: Sequence[View], reference: int | None) -> np.ndarray | None:
+    """Says which view is the reference, and reads what the user made of it."""
+    if reference is None:
+        if config.reference_photo is not None:
+            raise SpinnerfError(f"{config.reference_photo}: no training photo shows the object, so none is the reference")
+        return None
+    mended = None if config.reference_photo is None else read_mended(Path(config.reference_photo), views[reference])
+    how = "inpainted; mended by hand: --reference-photo FILE" if mended is None else f"mended: {config.reference_photo}"
+    text = f"Reference view: {views[reference].photo} (another one: --reference-view PHOTO), {how}"
+    CONSOLE.print(text, markup=False, highlight=False, soft_wrap=True)
+    return mended
+
+
+def _fill(layers: list[ViewLayers], config: ExportConfig, without_object: bool) -> list[Filled]:
+    """What the photos show of each other's holes."""
+    if not config.fill_from_views:
+        return [Filled(x.image, x.hole, np.where(x.hole, 0, x.z_visible).astype(np.float32)) for x in layers]
+    depths = [x.z_visible for x in layers] if without_object else background_depths(layers)
+    layers = [replace(layer, z_background=z) for layer, z in zip(layers, depths, strict=True)]
+    return fill_from_views(layers, config.depth_tolerance)
+
+
+def _completed(layer: ViewLayers, z: np.ndarray, disparity_inpainter: Any) -> npt.NDArray[np.float32]:
+    """(H, W) depth without the object: what was filled keeps its own, the rest of the hole is continued from around it."""
+    known = np.where(layer.hole, z, layer.z_visible).astype(np.float32)
+    # Everything in the hole without a depth is completed, filled pixels with an uncertain depth included.
+    to_complete = layer.hole & (known <= 0)
+    disparity = z_to_disparity(known)
+    if to_complete.any():
+        disparity = disparity_inpainter.inpaint_disparity(disparity, to_complete)
+    return disparity_to_z(disparity).astype(np.float32)
+
+
+def _planes(layers: list[ViewLayers]) -> np.ndarray:
+    """The planes around the holes, from what the photos show."""
+    around = [np.where(layer.hole, 0, layer.z_visible) for layer in layers]
+    return find_planes([layer.view for layer in layers], around, [layer.hole for layer in layers])
+
+
+def _labels(layers: list[ViewLayers], planes: np.ndarray) -> list[npt.NDArray[np.uint8]]:
+    """Per photo (H, W): which plane each pixel shows, in the hole the one that goes on there."""
+    labels = [surface_labels(x.view, x.z_visible, x.hole, planes) for x in layers]
+    layers = _snapped(layers, planes, labels)
+    photos, each = Photos(layers), track(range(len(layers)), "Continuing surfaces")
+    return [continued(layers[number], photos.all_but(number), planes, labels[number]) for number in each]
+
+
+def _snapped(layers: list[ViewLayers], planes: np.ndarray, labels: list[npt.NDArray[np.uint8]]) -> list[ViewLayers]:
+    """The photos with depth moved onto the planes that they show."""
+    return [replace(x, z_visible=snapped(x.view, x.z_visible, x.hole, planes, own)) for x, own in zip(layers, labels, strict=True)]
+
+
+def _inpainted(layer: ViewLayers, filled: Filled, labels: np.ndarray | None, inpainter: Any) -> np.ndarray:
+    """The photo with what is left of the hole inpainted."""
+    unseen, photo = filled.unseen_mask, layer.view.photo
+    if not unseen.any():
+        return filled.image
+
+    def fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        return inpainter.inpaint([image], [hole], [photo])[0]
+
+    if labels is None or not getattr(inpainter, "by_surface", False):
+        return fill(filled.image, unseen)
+    return fill_by_surface(fill, filled.image, unseen, labels)
+
+
+def depths_of(workspace: Workspace, config: ExportConfig) -> Callable[[Workspace, str], Path]:
+    """Where the depths lie that an export uses: without the object where a field of what stays was fitted."""
+    fitted = config.background_steps != 0 and (workspace.root / BACKGROUND / "depths").is_dir()
+    return background_path if fitted else layers_path
+
+
+def load_layers(
+    workspace: Workspace, view: View, config: ExportConfig, depth_path: Callable[[Workspace, str], Path] = layers_path
+) -> ViewLayers:
+    """A view's photo, hole and rendered depth; its background depth is not known yet."""
+    image = view.read_image()
+    hole = _hole(workspace, view, image.shape[:2], config)
+    z_visible = load_depth(depth_path(workspace, view.photo))
+    return ViewLayers(view, image, hole, z_visible, np.zeros_like(z_visible))
+
+
+def _hole(workspace: Workspace, view: View, shape: tuple[int, int], config: ExportConfig) -> npt.NDArray[np.bool_]:
+    return dilate_mask(load_object_mask(_mask_path(workspace, view), shape), config.dilation, least=LEAST_DILATION)
+
+
+def _mask_path(workspace: Workspace, view: View) -> Path:
+    return workspace.mask_path("masks_3d", view.photo)
+
+
+def _options(backend: Any) -> dict[str, str]:
+    return {name: str(value) for name, value in vars(backend).items() if not name.startswith("_")}

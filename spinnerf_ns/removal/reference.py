@@ -1,0 +1,62 @@
+"""The reference view: the one photo whose filling is taken at its word; the others only have to look alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from spinnerf_ns.conventions import BoolMask, Image
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import read_image
+from spinnerf_ns.scene.camera_path import most_unseen_near_middle
+from spinnerf_ns.scene.capture import Capture
+from spinnerf_ns.scene.view import View
+
+
+def reference_candidates(capture: Capture, views: Sequence[View], wanted: str | None) -> list[int]:
+    """Indices of the views that may be the reference: training photos with the object, or the one that the user names.
+
+    Raises:
+        SpinnerfError: the photo named is not in the capture, not trained on, or never showed the object.
+    """
+    trained = {view.photo for view in capture.split("train")}
+    if wanted is None:
+        return [index for index, view in enumerate(views) if view.photo in trained]
+    photo = capture.view(wanted).photo
+    named = [index for index, view in enumerate(views) if view.photo == photo and photo in trained]
+    if not named:
+        raise SpinnerfError(
+            f"{capture.view(wanted).path}: cannot be the reference view, since it is object-free or no training photo; "
+            "name another with --reference-view, or none"
+        )
+    return named
+
+
+def choose_reference(views: Sequence[View], candidates: Sequence[int], unseen: Sequence[BoolMask]) -> int | None:
+    """Of the candidates the view with a large unseen area near the middle of the camera path; None if there is none."""
+    if not candidates:
+        return None
+    areas = [float(unseen[index].mean()) for index in candidates]
+    return candidates[most_unseen_near_middle([views[index] for index in candidates], areas)]
+
+
+def read_mended(path: Path, view: View) -> Image:
+    """The reference view's photo as somebody mended it by hand, (H, W, 3) uint8.
+
+    Raises:
+        SpinnerfError: it is missing, no image, or not of the photo's size.
+    """
+    mended = read_image(path)
+    if mended.shape[:2] != (view.height, view.width):
+        raise SpinnerfError(
+            f"{path}: {mended.shape[1]}x{mended.shape[0]} pixels, but the reference view '{view.photo}' has "
+            f"{view.width}x{view.height} at the resolution used; save it at that size, or name its photo: --reference-view"
+        )
+    return mended
+
+
+def with_mended(image: Image, unseen: BoolMask, mended: Image) -> Image:
+    """The photo with what no photo shows taken from the mended one; the rest is known better from the photos."""
+    return np.where(unseen[..., None], mended, image)

@@ -1,0 +1,1 @@
+"""Planes around the region and how they go on in it."""

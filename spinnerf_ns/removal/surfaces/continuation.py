@@ -1,0 +1,124 @@
+"""Where the surfaces around a hole go on and meet within it.
+
+Depth in the hole is known where another photo looks there; elsewhere the field shows whatever it grew. So every surface at the
+hole's rim is asked for its depth at every pixel, and the other photos are asked about that point: do they show it, or look
+through it? Where none can tell, two surfaces meet for the price of the gap between them: for nothing where planes cross, and
+along the shortest line where one ends before the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from spinnerf_ns.removal.layers import ViewLayers
+from spinnerf_ns.removal.surfaces.label_cut import cut_labels
+from spinnerf_ns.removal.surfaces.planes import EDGE, REST, plane_depths, shown_surfaces
+from spinnerf_ns.removal.views.photos import POINTS, Photos, look
+from spinnerf_ns.scene.cameras import ray_directions
+
+NODES = 6000
+"""Pixels of a hole whose surfaces are decided one by one; larger holes are decided on a coarser grid."""
+PHOTOS_SAY = 100.0
+"""What a surface that the photos deny costs, summed over a line across the photo; half of it where none can tell."""
+REST_COSTS = 0.2
+"""The part of it that it costs besides to lie on no plane."""
+MEETING_COSTS = 0.05
+"""What a pixel of the line costs along which two surfaces meet without a gap; with a wide one, 1 more."""
+WIDE_GAP = 0.1
+"""Relative difference of depth that is a wide gap."""
+TOLERANCE = 0.02
+"""Relative difference of depth within which a photo shows a point."""
+
+Floats = npt.NDArray[np.float64]
+
+
+def continued(
+    layer: ViewLayers, others: Sequence[ViewLayers] | Photos, planes: Floats, labels: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]:
+    """Labels whose surfaces go on into the hole.
+
+    Args:
+        layer: the photo; `z_visible` may hold anything in the hole.
+        others: the other photos; as `Photos` they need not be prepared again.
+        planes: (K, 4) from `surfaces.find_planes`.
+        labels: (H, W) from `surfaces.surface_labels`.
+
+    Returns:
+        (H, W) uint8: `labels` outside the hole; in it no surface that its rim does not show, besides `REST`.
+    """
+    hole = layer.hole
+    step = max(1, int(np.sqrt(hole.sum() / NODES)))
+    rows, columns = (np.arange(step // 2, size, step) for size in hole.shape)
+    coarse_hole, coarse = hole[np.ix_(rows, columns)], labels[np.ix_(rows, columns)].astype(np.int64)
+    rim = (cv2.dilate(coarse_hole.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0) & ~coarse_hole
+    shown = np.union1d(coarse[rim], [REST])
+    if not coarse_hole.any() or len(shown) == 1:
+        return np.where(hole, REST, labels).astype(np.uint8)
+    nodes = coarse_hole | rim
+    number = np.full(nodes.shape, -1)
+    number[nodes] = np.arange(nodes.sum())
+    at = tuple(axis[nodes] for axis in np.broadcast_arrays(rows[:, None], columns[None]))
+    depths = plane_depths(layer.view, *at, planes)
+    rest = shown_surfaces(layer.view, layer.z_visible, hole, planes)[at] == REST
+    found = np.where(rest, layer.z_visible[at], np.nan)
+    depths = np.concatenate([found[:, None], depths], axis=1)[:, shown]
+    others = others if isinstance(others, Photos) else Photos(others)
+    inside, start = coarse_hole[nodes], np.searchsorted(shown, coarse[nodes])
+    start = np.where(inside, 0, np.minimum(start, len(shown) - 1))
+    unary = np.full(depths.shape, np.inf)
+    unary[np.flatnonzero(~inside), start[~inside]] = 0
+    unary[inside] = PHOTOS_SAY * step / hole.shape[1] * _doubt(layer, others, depths[inside], tuple(x[inside] for x in at))
+    unary[inside, 0] += REST_COSTS * PHOTOS_SAY * step / hole.shape[1]
+    start = np.where(inside, unary.argmin(axis=1), start)
+    edges, lengths = _neighbours(number)
+    gaps = _gaps(depths)
+    gap = (gaps[edges[:, 0]] + gaps[edges[:, 1]]) / 2
+    pairwise = (MEETING_COSTS + gap) * lengths[:, None, None] * (1 - np.eye(len(shown)))
+    coarse[nodes] = shown[cut_labels(start, unary, edges, pairwise)]
+    votes = [cv2.resize((coarse == label).astype(np.float32), hole.shape[::-1]) for label in shown]  # smooth outlines
+    return np.where(hole, shown[np.argmax(votes, axis=0)], labels).astype(np.uint8)
+
+
+def _doubt(layer: ViewLayers, others: Photos, depths: Floats, at: tuple[npt.NDArray, npt.NDArray]) -> Floats:
+    """(N, K) what the other photos say of (N, K) depths at pixels: 0 they show that point, 1 they deny it, between: unknown."""
+    rays = ray_directions(layer.view, np.stack([at[1] + 0.5, at[0] + 0.5], axis=1)).T
+    pixel, label = np.nonzero(np.isfinite(depths))
+    shows, denies = np.zeros(len(pixel)), np.zeros(len(pixel))
+    for start in range(0, len(pixel), POINTS):
+        some = slice(start, start + POINTS)
+        points = layer.view.c2w[:, 3:] + rays[:, pixel[some]] * depths[pixel[some], label[some]]
+        for first in range(0, len(others), 8):
+            seen = look(others[first : first + 8], points, TOLERANCE)
+            shows[some] += np.bincount(seen.point[seen.deviation <= TOLERANCE], minlength=points.shape[1])
+            denies[some] += np.bincount(seen.point[seen.through], minlength=points.shape[1])
+    doubt = np.ones(depths.shape)
+    doubt[pixel, label] = (1 + denies) / (2 + shows + denies)
+    # Photos that look past a thing show what is behind it; here that is hidden.
+    nearer = depths[:, :, None] > (1 + EDGE) * depths[:, None]  # False where either is unknown
+    return np.maximum(doubt, 1 - np.where(nearer, doubt[:, None], 1).min(axis=2))
+
+
+def _gaps(depths: Floats) -> Floats:
+    """(N, K) depths -> (N, K, K) how far apart they are, from 0 to 1; a metric. What is unknown is far from all."""
+    with np.errstate(invalid="ignore"):
+        logs = np.log(depths)
+        return np.nan_to_num(np.minimum(np.abs(logs[:, :, None] - logs[:, None]) / WIDE_GAP, 1), nan=1.0)
+
+
+def _neighbours(number: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Floats]:
+    """(E, 2) pairs of neighbours, diagonal ones too, in a picture of node numbers (-1: none), and their weights (E,)."""
+    pairs, weights = [], []
+    for first, second, weight in (
+        (number[:, :-1], number[:, 1:], 1.0),
+        (number[:-1], number[1:], 1.0),
+        (number[:-1, :-1], number[1:, 1:], 0.7),
+        (number[:-1, 1:], number[1:, :-1], 0.7),
+    ):
+        both = (first >= 0) & (second >= 0)
+        pairs.append(np.stack([first[both], second[both]], axis=1))
+        weights.append(np.full(len(pairs[-1]), weight))
+    return np.concatenate(pairs), np.concatenate(weights)

@@ -1,0 +1,233 @@
+"""Which surface each pixel around a hole shows, so that a hole is filled only from the surface that it is a hole in.
+
+A 2-D inpainter does not know that the cupboard's side ends where the floor goes on: it draws both into the hole. The depth
+without the object says where each pixel's surface lies. Planes are found among the points of all photos at once, so every
+photo agrees on them; what lies on none (a bush, a statue) is one rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from spinnerf_ns.conventions import BoolMask, Image, scale_pixels
+from spinnerf_ns.scene.cameras import ray_directions, unproject_pixels
+from spinnerf_ns.scene.view import View
+
+MAX_PLANES = 8
+"""Planes that are looked for."""
+LEAST_SHARE = 0.03
+"""Smallest part of the points around the holes that makes a plane."""
+TOLERANCE = 0.01
+"""Distance from a plane within which a point belongs to it, in parts of its depth: rendered depth is no better than that."""
+MARGIN_PER_1000 = 100.0
+"""How far around the hole surfaces are looked for, in pixels of a 1000-pixel-wide photo."""
+POINTS_PER_PHOTO = 1500
+"""Points of a photo that planes are found from; a fixed draw."""
+DRAWS = 300
+"""Planes tried for each one that is taken."""
+SMOOTHING_PER_1000 = 25.0
+"""Side of the window in which the most frequent surface wins, in pixels of a 1000-pixel-wide photo."""
+SNAP = 0.03
+"""Relative difference of depth up to which a pixel outside the hole that is taken to show a plane is moved onto it."""
+LEAST_DONORS = 24
+"""A surface that shows fewer pixels than this around the hole has nothing to give."""
+EDGE = 0.05
+"""Relative difference of depth across an edge."""
+REST = 0
+"""Label of what lies on no plane."""
+UNKNOWN = -1
+"""In place of a label, where depth does not tell."""
+
+Points = npt.NDArray[np.float64]
+
+
+def find_planes(views: Sequence[View], depths: Sequence[npt.NDArray[np.float32]], holes: Sequence[BoolMask]) -> Points:
+    """The planes around the holes, by RANSAC over the points of all photos. Deterministic.
+
+    Args:
+        views: the photos.
+        depths: per photo (H, W) planar depth without the object, world units; 0 = unknown.
+        holes: per photo (H, W) bool.
+
+    Returns:
+        (K, 4) unit normal and offset: normal @ point + offset is the distance. The plane with the most points comes first.
+    """
+    generator = np.random.default_rng(0)
+    clouds, scales, triples = [], [], []
+    count = 0
+    for view, z, hole in zip(views, depths, holes, strict=True):
+        if not hole.any():
+            continue
+        rows, columns = np.nonzero(_near(hole) & (z > 0))
+        if rows.size < LEAST_DONORS:
+            continue
+        chosen = generator.choice(rows.size, min(rows.size, POINTS_PER_PHOTO), replace=False)
+        rows, columns = rows[chosen], columns[chosen]
+        points = unproject_pixels(view, rows, columns, z)
+        # Three pixels near each other mostly lie on one surface; three from anywhere hardly ever do.
+        reach = max(4, hole.shape[1] // 12) ** 2
+        seeds = generator.integers(0, len(points), 200)
+        others = generator.integers(0, len(points), (200, 24))
+        apart = (rows[others] - rows[seeds, None]) ** 2 + (columns[others] - columns[seeds, None]) ** 2
+        order = np.argsort(np.abs(apart - reach), axis=1)[:, :2]
+        triples.append(count + np.concatenate([seeds[:, None], np.take_along_axis(others, order, axis=1)], axis=1))
+        clouds.append(points)
+        scales.append(z[rows, columns].astype(np.float64))
+        count += len(points)
+    if not clouds:
+        return np.zeros((0, 4))
+    points, scale, candidates = np.concatenate(clouds), np.concatenate(scales), np.concatenate(triples)
+    planes: list[Points] = []
+    left = np.ones(len(points), bool)
+    while len(planes) < MAX_PLANES and left.sum() >= LEAST_SHARE * len(points):
+        usable = candidates[left[candidates].all(axis=1)]
+        if not len(usable):
+            break
+        usable = usable[generator.integers(0, len(usable), DRAWS)]
+        plane = _best_plane(points[left], scale[left], points[usable], generator)
+        inliers = left & (np.abs(distance(points, plane)) < TOLERANCE * scale)
+        if inliers.sum() < LEAST_SHARE * len(points):
+            break
+        planes.append(plane)
+        # What is a little off is the same surface, bent by noise, and no second one.
+        left &= np.abs(distance(points, plane)) >= 2 * TOLERANCE * scale
+    return np.stack(planes) if planes else np.zeros((0, 4))
+
+
+def distance(points: Points, plane: Points) -> Points:
+    """Signed distances (...) of points (..., 3) from a plane (4,)."""
+    return points @ plane[:3] + plane[3]
+
+
+def _best_plane(points: Points, scale: Points, triples: Points, generator: np.random.Generator) -> Points:
+    normals = np.cross(triples[:, 1] - triples[:, 0], triples[:, 2] - triples[:, 0])
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    flat = length[:, 0] > 1e-9 * np.square(scale.mean())  # three points on one line make no plane
+    normals = normals[flat] / length[flat]
+    planes = np.concatenate([normals, -(normals * triples[flat, 0]).sum(axis=1, keepdims=True)], axis=1)
+    some = generator.integers(0, len(points), min(len(points), 4000))
+    apart = np.abs(points[some] @ planes[:, :3].T + planes[:, 3]) / (TOLERANCE * scale[some, None])
+    plane = planes[np.minimum(apart, 1).sum(axis=0).argmin()]
+    for _ in range(4):
+        inliers = np.abs(distance(points, plane)) < TOLERANCE * scale
+        if inliers.sum() < 3:
+            break
+        weights = 1 / scale[inliers, None]  # a point's error grows with its depth
+        center = (points[inliers] * weights).sum(axis=0) / weights.sum()
+        normal = np.linalg.svd((points[inliers] - center) * weights, full_matrices=False)[2][2]
+        plane = np.append(normal, -normal @ center)
+    return plane
+
+
+def surface_labels(view: View, z: npt.NDArray[np.float32], hole: BoolMask, planes: Points) -> npt.NDArray[np.uint8]:
+    """Which plane each pixel around a hole shows.
+
+    Args:
+        view: the photo.
+        z: (H, W) planar depth; 0 = unknown.
+        hole: (H, W) bool.
+        planes: (K, 4) from `find_planes`.
+
+    Returns:
+        (H, W) uint8: 1 ... K, or `REST` for what lies on none. Far from the hole everything is `REST`; what goes on in the hole
+        is for `continuation.continued` to say.
+    """
+    labels = np.full(hole.shape, REST, np.uint8)
+    if not hole.any() or not len(planes):
+        return labels
+    window = window_around(hole)
+    shown = np.where(hole, UNKNOWN, shown_surfaces(view, z, hole, planes))[window]
+    size = scale_pixels(SMOOTHING_PER_1000, hole.shape[1]) | 1
+    votes = [cv2.boxFilter((shown == label).astype(np.float32), -1, (size, size)) for label in range(len(planes) + 1)]
+    labels[window] = np.argmax(votes, axis=0)
+    return labels
+
+
+def shown_surfaces(view: View, z: npt.NDArray[np.float32], hole: BoolMask, planes: Points) -> npt.NDArray[np.int64]:
+    """As `surface_labels`, pixel by pixel and in the hole too; `UNKNOWN` far from it, and where depth fades from one to another."""
+    rows, columns = np.nonzero(_near(hole) & (z > 0))
+    apart = np.abs(unproject_pixels(view, rows, columns, z) @ planes[:, :3].T + planes[:, 3]) / z[rows, columns, None]
+    shown = np.full(hole.shape, UNKNOWN, np.int64)
+    shown[rows, columns] = np.where(apart.min(axis=1) < 2 * TOLERANCE, apart.argmin(axis=1) + 1, REST)
+    # A rendered depth edge is no step: in front of the one surface and behind the other there is nothing.
+    window = np.ones((scale_pixels(SMOOTHING_PER_1000, hole.shape[1]) | 1,) * 2, np.uint8)
+    nearest = cv2.erode(np.where(shown > REST, z, np.float32(np.inf)), window)
+    farthest = cv2.dilate(np.where(shown > REST, z, np.float32(0)), window)
+    fading = (shown == REST) & (nearest < z) & (z < farthest) & (farthest / nearest > 1 + EDGE)
+    return np.where(fading, UNKNOWN, shown)
+
+
+def snapped(
+    view: View, z: npt.NDArray[np.float32], hole: BoolMask, planes: Points, labels: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.float32]:
+    """Depth moved onto the planes: many photos together know a plane better than one photo's rendered depth shows it.
+
+    Args:
+        view, z, hole, planes: as of `surface_labels`.
+        labels: what it returned.
+
+    Returns:
+        (H, W) float32: in the hole the plane's depth; outside it `z` where it is too far from the plane to be it; `z` on `REST`.
+    """
+    result = z.copy()
+    rows, columns = np.nonzero((labels != REST) & (hole | (z > 0)))
+    if not rows.size:
+        return result
+    on_plane = plane_depths(view, rows, columns, planes)[np.arange(len(rows)), labels[rows, columns] - 1]
+    off = np.abs(on_plane - z[rows, columns])
+    near = np.isfinite(on_plane) & (hole[rows, columns] | (off < SNAP * z[rows, columns]))
+    result[rows[near], columns[near]] = on_plane[near]
+    return result
+
+
+def plane_depths(view: View, rows: npt.NDArray, columns: npt.NDArray, planes: Points) -> Points:
+    """(N, K) planar depth of every plane at (N,) pixels; NaN where it lies behind the camera."""
+    rays = ray_directions(view, np.stack([columns + 0.5, rows + 0.5], axis=1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = -(planes[:, :3] @ view.c2w[:, 3] + planes[:, 3]) / (rays @ planes[:, :3].T)
+    return np.where(np.isfinite(z) & (z > 0), z, np.nan)
+
+
+def fill_by_surface(fill: Callable[[Image, BoolMask], Image], image: Image, hole: BoolMask, labels: npt.NDArray[np.uint8]) -> Image:
+    """Fills each surface's part of a hole from that surface alone.
+
+    Args:
+        fill: a 2-D inpainter: (H, W, 3) uint8 and (H, W) bool hole -> (H, W, 3) uint8.
+        image: (H, W, 3) uint8.
+        hole: (H, W) bool.
+        labels: (H, W) from `surface_labels`.
+
+    Returns:
+        (H, W, 3) uint8, `image` outside the hole.
+    """
+    result = image.copy()
+    if not hole.any():
+        return result
+    near = _near(hole)
+    kernel = np.ones((3, 3), np.uint8)
+    for label in np.unique(labels[hole]):
+        part = hole & (labels == label)
+        surface = (labels == label) | hole
+        # A surface's edge is a mixture of colours.
+        donors = near & ~hole & (cv2.erode(surface.astype(np.uint8), kernel) > 0)
+        others = hole if donors.sum() < LEAST_DONORS else near & ~donors
+        result[part] = fill(image, others | part)[part]
+    return result
+
+
+def window_around(hole: BoolMask) -> tuple[slice, slice]:
+    """The hole's bounding box and a margin, as rows and columns."""
+    x, y, width, height = cv2.boundingRect(hole.astype(np.uint8))
+    margin = max(scale_pixels(MARGIN_PER_1000, hole.shape[1]), max(width, height) // 2)
+    return slice(max(0, y - margin), y + height + margin), slice(max(0, x - margin), x + width + margin)
+
+
+def _near(hole: BoolMask) -> BoolMask:
+    """(H, W) bool: the pixels of `window_around`."""
+    near = np.zeros_like(hole)
+    near[window_around(hole)] = True
+    return near

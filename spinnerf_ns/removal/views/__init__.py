@@ -1,0 +1,1 @@
+"""What the photos show of each other's regions."""

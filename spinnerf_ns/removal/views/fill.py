@@ -1,0 +1,227 @@
+"""Mask refinement by views: masked pixels whose background other photos really show are filled from them.
+
+SPIn-NeRF does this before inpainting, one view against the others, pixel by pixel; here all pairs, vectorised. The smaller
+hole that is left, `unseen_mask`, is the only thing that needs invention. A masked pixel is accepted when
+  * its background point, unprojected from `z_background`, falls on a pixel of another photo that is outside that photo's
+    hole and whose visible depth is the point's depth there, within the tolerance;
+  * not more photos look through the point than show it (then it hangs in the air: nothing was ever seen there);
+  * its neighbours are accepted at about the same depth.
+Where `z_background` is noisy or missing, the depth of the neighbours is continued, moved onto the surface that the other
+photos show there, and must pass the same test. A pixel's colour comes from the photos that see it from nearly the same
+direction and agree with each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from spinnerf_ns.conventions import BoolMask, Image, scale_pixels
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.removal.layers import ViewLayers
+from spinnerf_ns.removal.views.offers import Asked, Exposure
+from spinnerf_ns.removal.views.photos import EDGE, LOOSE, Photos
+from spinnerf_ns.scene.cameras import ray_directions
+
+Floats = npt.NDArray[np.float32]
+
+GROWTH = 24
+"""Rounds, of two pixels each, in which accepted regions grow into pixels whose `z_background` is noisy or unknown."""
+SPECK_PER_1000 = 6.0
+"""Accepted islands smaller than a square of this side (pixels of a 1000-pixel-wide photo) are noise."""
+
+
+@dataclass
+class Filled:
+    """A photo after the other photos gave what they show."""
+
+    image: Image
+    """(H, W, 3) uint8: the photo; inside the hole, what other photos show. Unseen pixels are as they were."""
+    unseen_mask: BoolMask
+    """(H, W) bool: the hole's pixels that no photo shows."""
+    z: Floats
+    """(H, W) float32: `z_visible` outside the hole, `z_background` where filled, 0 where unseen."""
+
+
+def fill_from_views(
+    layers: Sequence[ViewLayers],
+    relative_tolerance: float = 0.01,
+    progress: Callable[[int], None] | None = None,
+    max_sources: int | None = None,
+    match_exposure: bool = True,
+) -> list[Filled]:
+    """Fills every photo's hole from all other photos.
+
+    Args:
+        layers: the photos; all depths in the units of the views' poses.
+        relative_tolerance: depths agree when they differ by no more than this fraction.
+        progress: called with a photo's number when it is done.
+        max_sources: ask only this many photos, nearest by pose first; None asks all (pixels stop asking when enough answer).
+        match_exposure: scale another photo's colours by what both photos show around the hole.
+
+    Returns:
+        One `Filled` per photo. Pixels outside the holes are identical to the photo.
+
+    Raises:
+        SpinnerfError: a layer's shape differs from its photo's.
+    """
+    for layer in layers:
+        _check(layer)
+    photos, filled = Photos(layers), []
+    for number, layer in enumerate(layers):
+        others = photos[[other for other in _nearest_first(layer, layers) if other != number][:max_sources]]
+        filled.append(_fill(layer, others, relative_tolerance, match_exposure))
+        if progress is not None:
+            progress(number)
+    return filled
+
+
+def _check(layer: ViewLayers) -> None:
+    shape = (layer.view.height, layer.view.width)
+    for name in ("image", "hole", "z_visible", "z_background"):
+        found = getattr(layer, name).shape[:2]
+        if found != shape:
+            raise SpinnerfError(
+                f"{layer.view.photo}: {name} is {found[1]}x{found[0]}, the photo at the resolution used is "
+                f"{shape[1]}x{shape[0]}; render or scale it to that size"
+            )
+
+
+def _nearest_first(layer: ViewLayers, layers: Sequence[ViewLayers]) -> list[int]:
+    """Numbers by distance between the cameras, and by the angle between their axes: a right angle counts as the scene's depth."""
+    known = layer.z_visible[layer.z_visible > 0]
+    depth = float(np.median(known)) if known.size else 1.0
+
+    def distance(other: ViewLayers) -> float:
+        apart = np.linalg.norm(other.view.c2w[:, 3] - layer.view.c2w[:, 3]) / depth
+        return float(apart + 1 - other.view.c2w[:, 2] @ layer.view.c2w[:, 2])
+
+    return sorted(range(len(layers)), key=lambda number: distance(layers[number]))
+
+
+def _fill(layer: ViewLayers, others: Photos, tolerance: float, match_exposure: bool) -> Filled:
+    image, z = layer.image.copy(), np.where(layer.hole, 0, layer.z_visible).astype(np.float32)
+    if not layer.hole.any() or not len(others):
+        return Filled(image, layer.hole.copy(), z)
+    filling = _Filling(layer, others, tolerance, match_exposure, image, z)
+    filling.take_background()
+    filling.grow()
+    accepted = np.zeros_like(layer.hole)
+    accepted[filling.window] = filling.accepted
+    unseen = layer.hole & ~_without_specks(accepted, layer.view.width)
+    image[unseen], z[unseen] = layer.image[unseen], 0
+    return Filled(image, unseen, z)
+
+
+class _Filling:
+    """A hole that is being filled. Its masks and depths are those of a window around it: most of a photo has no part in it.
+
+    Args:
+        image, z: what is filled, in place; the photo and its depth, 0 in the hole.
+    """
+
+    def __init__(self, layer: ViewLayers, others: Photos, tolerance: float, match_exposure: bool, image: Image, z: Floats) -> None:
+        self._layer, self._others, self._tolerance = layer, others, tolerance
+        self._exposure = Exposure(layer, others, tolerance) if match_exposure else None
+        x, y, width, height = cv2.boundingRect(layer.hole.astype(np.uint8))
+        # The largest window of a filter reaches two pixels.
+        self.window = slice(max(0, y - 3), y + height + 3), slice(max(0, x - 3), x + width + 3)
+        self._hole, self._background = layer.hole[self.window], layer.z_background[self.window]
+        self._image, self._z = image[self.window], z[self.window]
+        self.accepted = np.zeros_like(self._hole)
+        """The pixels that are filled."""
+        rows, columns = np.nonzero(self._hole)
+        centers = np.stack([columns + self.window[1].start + 0.5, rows + self.window[0].start + 0.5], axis=1)
+        self._rays = np.ascontiguousarray(ray_directions(layer.view, centers).T)
+
+    def take_background(self) -> None:
+        """Accepts pixels at their `z_background`."""
+        wanted = self._hole & self._known
+        if wanted.any():
+            asked = self._ask(wanted, self._background, self._tolerance)
+            strong = _spread(wanted, asked.supports > asked.conflicts)
+            loose = _spread(wanted, asked.used > asked.conflicts)
+            width = self._layer.view.width
+            self._accept(_coherent(strong, loose, self._background, self._tolerance, width), wanted, self._background, asked)
+
+    def grow(self) -> None:
+        """Accepts pixels next to what is known at the depth that goes on from there."""
+        news = ~self._hole | self.accepted
+        for _ in range(GROWTH):
+            wanted = self._hole & ~self.accepted & (cv2.dilate(news.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0)
+            z = _continued(self._z)
+            # A thing that no photo shows may stand before a wall that others do: a known depth is not overruled, only mended.
+            wanted &= (z > 0) & (~self._known | (np.abs(z - self._background) <= EDGE * self._tolerance * z))
+            if not wanted.any():
+                break
+            z[wanted] *= self._ask(wanted, z, LOOSE * self._tolerance).correction
+            asked = self._ask(wanted, z, self._tolerance)
+            news = _spread(wanted, asked.supports > asked.conflicts)
+            known = _agreeing_neighbours((self._z > 0) | news, np.where(news, z, self._z), EDGE * self._tolerance)
+            news &= known >= 3
+            self._accept(news, wanted, z, asked)
+
+    @property
+    def _known(self) -> BoolMask:
+        return np.isfinite(self._background) & (self._background > 0)
+
+    def _ask(self, pixels: BoolMask, z: Floats, tolerance: float) -> Asked:
+        """Asks the others about the pixels' points at depth `z`."""
+        points = self._layer.view.c2w[:, 3:] + self._rays[:, pixels[self._hole]] * z[pixels].astype(np.float64)
+        asked = Asked(points, tolerance)
+        asked.ask(self._others)
+        return asked
+
+    def _accept(self, pixels: BoolMask, wanted: BoolMask, z: Floats, asked: Asked) -> None:
+        self._image[pixels] = asked.colours(pixels[wanted], self._layer, self._others, self._exposure)
+        self._z[pixels] = z[pixels]
+        self.accepted[pixels] = True
+
+
+def _spread(pixels: BoolMask, values: BoolMask) -> BoolMask:
+    """(N,) values of the pixels as a mask."""
+    mask = np.zeros_like(pixels)
+    mask[pixels] = values
+    return mask
+
+
+def _continued(z: Floats) -> Floats:
+    """(H, W): mean disparity of the known pixels in each 5 x 5 neighbourhood, as a depth; 0 where there are none."""
+    known = (z > 0).astype(np.float32)
+    disparity = np.where(z > 0, 1 / np.where(z > 0, z, 1), 0).astype(np.float32)
+    count = cv2.boxFilter(known, -1, (5, 5), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    total = cv2.boxFilter(disparity, -1, (5, 5), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    return np.where(count > 0.5, count / np.maximum(total, 1e-12), 0).astype(np.float32)
+
+
+# -------------------------------------------------------------------------------------------------------------- coherence
+def _coherent(strong: BoolMask, loose: BoolMask, z: Floats, tolerance: float, width: int) -> BoolMask:
+    """Accepted pixels whose neighbours are accepted at about their depth: hysteresis, then no lone pixels, no specks."""
+    neighbours = np.ones((3, 3), np.uint8)
+    agreeing = _agreeing_neighbours(strong, z, EDGE * tolerance)
+    accepted = strong & (agreeing >= 3)
+    accepted |= loose & (cv2.dilate(accepted.astype(np.uint8), neighbours) > 0)
+    return _without_specks(accepted, width)
+
+
+def _without_specks(accepted: BoolMask, width: int) -> BoolMask:
+    least = scale_pixels(SPECK_PER_1000, width) ** 2
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(accepted.astype(np.uint8), connectivity=8)
+    return accepted & (statistics[:, cv2.CC_STAT_AREA] >= least)[labels]
+
+
+def _agreeing_neighbours(accepted: BoolMask, z: Floats, tolerance: float) -> npt.NDArray[np.int64]:
+    """(H, W): how many of the 8 neighbours are accepted and differ by no more than the tolerance, relative."""
+    height, width = z.shape
+    depth = np.pad(np.where(accepted, z, np.inf), 1, constant_values=np.inf)
+    count = np.zeros(z.shape, np.int64)
+    for down in range(3):
+        for right in range(3):
+            if (down, right) != (1, 1):
+                neighbour = depth[down : down + height, right : right + width]
+                count += np.isfinite(neighbour) & (np.abs(neighbour - z) <= tolerance * z)
+    return count

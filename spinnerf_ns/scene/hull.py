@@ -1,0 +1,68 @@
+"""Where the object may have stood: the points that every photo sees inside its hole (Laurentini 1994).
+
+No photo shows what is in there, so nothing keeps a field from leaving fog in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from spinnerf_ns.conventions import BoolMask
+from spinnerf_ns.scene.cameras import project
+from spinnerf_ns.scene.view import View
+
+CELLS = 96
+"""Cells along the box's longest side."""
+MARGIN = 0.75
+"""The box is the object's, grown on each side by this part of its diagonal."""
+DOUBT = 0.05
+"""Part of the photos that may see a point outside their hole all the same: a mask here or there is wrong."""
+
+
+@dataclass
+class VisualHull:
+    """A box of cells, world frame."""
+
+    origin: npt.NDArray[np.float64]
+    """(3,) the box's least corner."""
+    cell: float
+    """Side of a cell."""
+    inside: npt.NDArray[np.bool_]
+    """(X, Y, Z) whether a cell is in the hull."""
+
+
+def visual_hull(views: Sequence[View], holes: Sequence[BoolMask], surface: npt.NDArray[np.float64]) -> VisualHull:
+    """The cells around the object that (nearly) all photos see inside their holes.
+
+    Args:
+        views: the photos that show the object.
+        holes: per photo (H, W) bool.
+        surface: (P, 3) points of the object's visible surface, a few wrong ones among them.
+
+    Returns:
+        The hull; empty where there are no points.
+    """
+    if len(surface) == 0:
+        return VisualHull(np.zeros(3), 1.0, np.zeros((1, 1, 1), bool))
+    low, high = np.percentile(surface, [2, 98], axis=0)
+    grown = MARGIN * max(float(np.linalg.norm(high - low)), 1e-9)
+    low, high = low - grown, high + grown
+    cell = float((high - low).max()) / CELLS
+    shape = tuple(int(n) for n in np.ceil((high - low) / cell))
+    points = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1).reshape(-1, 3)
+    points = low + (points + 0.5) * cell
+    outside, seen = np.zeros(len(points), np.int32), np.zeros(len(points), np.int32)
+    for view, hole in zip(views, holes, strict=True):
+        xy, z = project(view, points)
+        with np.errstate(invalid="ignore"):
+            shown = (z > 0) & (xy[:, 0] >= 0) & (xy[:, 0] < view.width) & (xy[:, 1] >= 0) & (xy[:, 1] < view.height)
+        which = np.flatnonzero(shown)
+        in_hole = hole[xy[which, 1].astype(np.int64), xy[which, 0].astype(np.int64)]
+        seen[which] += 1
+        outside[which] += ~in_hole
+    inside = (seen >= 2) & (outside <= DOUBT * seen)
+    return VisualHull(low, cell, inside.reshape(shape))

@@ -1,0 +1,243 @@
+"""The object-free capture as an ordinary nerfstudio dataset, `removed/`, that any method trains on.
+
+    transforms.json          inpainted photos, depth_file_path, no mask_path; explicit train, val and test file names
+    transforms_masked.json   the original photos with mask_path = valid_masks: the masked-NeRF baseline
+    images/<photo>.png       lossless; pixels outside the object mask are the original photo's
+    depths/<photo>.npy       see below
+    object_masks/ valid_masks/ unseen_masks/<photo>.png
+
+Both files hold every photo with its source pose, object-free ones included, so that nerfstudio's parser orients, centres and
+scales them as it does the source; which photos are trained on is said by the file names per split.
+
+Depth is stored as `conventions.save_depth` does, in the units that nerfstudio takes depth files to have: those before the
+capture's `applied_scale`, which is rarely given. A stored depth times 1e-3 and the parser's `dataparser_scale` is depth in
+the training frame.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spinnerf_ns.conventions import OBJECT, BoolMask, Image
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import atomic_path, save_depth, save_object_mask, write_png
+from spinnerf_ns.scene.capture import Capture
+from spinnerf_ns.scene.source import SPLITS, read_transforms
+from spinnerf_ns.scene.view import View
+
+TRANSFORMS = "transforms.json"
+TRANSFORMS_MASKED = "transforms_masked.json"
+
+FILES = {
+    "image": ("images", ".png"),
+    "object_mask": ("object_masks", ".png"),
+    "valid_mask": ("valid_masks", ".png"),
+    "unseen_mask": ("unseen_masks", ".png"),
+    "depth": ("depths", ".npy"),
+}
+"""What there is of each photo: its folder and suffix."""
+
+
+@dataclass
+class RemovedView:
+    """A photo without the object."""
+
+    photo: str
+    """The photo's key."""
+    image: Image
+    """(H, W, 3) uint8, inpainted; the original for an object-free photo. Only its pixels inside `object_mask` are used."""
+    object_mask: BoolMask
+    """(H, W) the removed region, dilation included; empty for an object-free photo."""
+    unseen_mask: BoolMask
+    """(H, W) the part of it that no other photo shows."""
+    z: npt.NDArray[np.float32]
+    """(H, W) depth without the object, source world units; 0, negative or not finite: unknown."""
+
+
+@dataclass(frozen=True)
+class RemovedFiles:
+    """A photo's files in a `removed/` folder."""
+
+    image: Path
+    object_mask: Path
+    valid_mask: Path
+    unseen_mask: Path
+    depth: Path
+
+
+class RemovedWriter:
+    """Writes a `removed/` folder, photo by photo; it is a dataset once `finish` has been called.
+
+    Args:
+        capture: the capture that the photos are of.
+        folder: the folder to write; it may be renamed later, but not moved to another depth.
+        object_free: photos that never showed the object.
+
+    Raises:
+        SpinnerfError: an object-free photo that the capture does not have.
+    """
+
+    def __init__(self, capture: Capture, folder: Path, object_free: Sequence[str]) -> None:
+        self.capture = capture
+        self.folder = Path(folder)
+        self.object_free = frozenset(capture.view(photo).photo for photo in object_free)
+
+    def write(self, view: RemovedView) -> None:
+        """Writes a photo's files, each atomically.
+
+        Raises:
+            SpinnerfError: a photo that the capture does not have, arrays of another size than the photo, or an object-free
+                photo with a mask.
+        """
+        source = self.capture.view(view.photo)
+        size = (source.height, source.width)
+        for name in ("image", "object_mask", "unseen_mask", "z"):
+            found = np.shape(getattr(view, name))
+            if found != (size if name != "image" else (*size, 3)):
+                raise SpinnerfError(f"{source.path}: {name} has the shape {found}, the photo is {size[1]}x{size[0]}")
+        object_mask = np.asarray(view.object_mask, dtype=bool)
+        if source.photo in self.object_free and object_mask.any():
+            raise SpinnerfError(
+                f"{source.path}: named object-free, but {int(object_mask.sum())} of its pixels are masked; "
+                "take it from object_free in manifest.json, or empty its mask"
+            )
+        # Whatever the inpainter did elsewhere (a folder of re-encoded photos): outside the mask the photo stays itself.
+        image = np.where(object_mask[..., None], view.image, source.read_image()).astype(np.uint8)
+        z = np.where(np.isfinite(view.z) & (view.z > 0), view.z, 0).astype(np.float64)
+        write_png(self._path("image", source), image)
+        save_object_mask(self._path("object_mask", source), object_mask)
+        save_object_mask(self._path("unseen_mask", source), np.asarray(view.unseen_mask, dtype=bool) & object_mask)
+        write_png(self._path("valid_mask", source), (~object_mask).astype(np.uint8) * OBJECT)  # nerfstudio: non-zero = use
+        save_depth(self._path("depth", source), z / float(self.capture.source_meta.get("applied_scale", 1.0)))
+
+    def finish(self) -> None:
+        """Writes object-free photos that are not there yet, then transforms_masked.json, then transforms.json.
+
+        Raises:
+            SpinnerfError: files of a photo are missing.
+        """
+        for view in self.capture.views:
+            if view.photo in self.object_free and not all(self._path(kind, view).is_file() for kind in FILES):
+                self.write(_untouched(view))
+        missing = [path for view in self.capture.views for kind in FILES if not (path := self._path(kind, view)).is_file()]
+        if missing:
+            raise SpinnerfError(
+                f"{missing[0]}: missing ({len(missing)} files in all), so {self.folder} is no dataset yet; export again: "
+                "ns-spinnerf export --load-config CONFIG"
+            )
+        views = self.capture.views
+        inpainted = {v.photo: {"file_path": _name("image", v), "depth_file_path": _name("depth", v)} for v in views}
+        masked = {v.photo: {"file_path": self._original(v), "mask_path": _name("valid_mask", v)} for v in views}
+        self._write_json(TRANSFORMS_MASKED, masked)
+        self._write_json(TRANSFORMS, inpainted)
+
+    def _path(self, kind: str, view: View) -> Path:
+        return self.folder / _name(kind, view)
+
+    def _original(self, view: View) -> str:
+        """The original photo, relative to the folder where that is possible."""
+        # The parent's real path: ".." after a symbolic link leads elsewhere than it reads.
+        photo = os.path.join(os.path.realpath(view.path.parent), view.path.name)
+        return _relative(photo, self.folder)
+
+    def _write_json(self, name: str, files: dict[str, dict[str, str]]) -> None:
+        views = self.capture.views
+        meta = {key: value for key, value in self.capture.source_meta.items() if key != "ply_file_path"}
+        if "ply_file_path" in self.capture.source_meta:
+            meta["ply_file_path"] = _relative(os.path.realpath(self.capture.source_meta["ply_file_path"]), self.folder)
+        cameras = [camera_entries(view) for view in views]
+        shared = cameras[0] if all(camera == cameras[0] for camera in cameras) else {}
+        frames = []
+        for view, camera in zip(views, cameras, strict=True):
+            pose = [*view.c2w.tolist(), [0.0, 0.0, 0.0, 1.0]]
+            frames.append({**files[view.photo], **({} if shared else camera), "transform_matrix": pose})
+        # nerfstudio sorts photos by their path and sums over them in that order: keep the frames in it, too.
+        frames.sort(key=lambda frame: Path(frame["file_path"]))
+        splits = {f"{split}_filenames": [files[photo]["file_path"] for photo in photos] for split, photos in self._splits()}
+        with atomic_path(self.folder / name) as temporary:
+            content = json.dumps({**meta, **shared, **splits, "frames": frames}, indent=2, ensure_ascii=False)
+            temporary.write_text(content + "\n", encoding="utf-8")
+
+    def _splits(self) -> Iterable[tuple[str, list[str]]]:
+        """The source's splits, without object-free photos in train. If it lists only val or only test, both are that."""
+        splits = {name: [view.photo for view in self.capture.split(name)] for name in SPLITS}
+        splits["train"] = [photo for photo in splits["train"] if photo not in self.object_free]
+        if not splits["train"]:
+            raise SpinnerfError(
+                f"{self.capture.data}: every training photo is named object-free, so there is nothing to train on; "
+                "name fewer photos in object_free of manifest.json"
+            )
+        splits["val"] = splits["val"] or splits["test"]
+        splits["test"] = splits["test"] or splits["val"]
+        return splits.items()
+
+
+def read_removed(folder: Path | str) -> dict[str, RemovedFiles]:
+    """The files of a `removed/` folder.
+
+    Returns:
+        photo -> its files, for every photo of transforms.json, sorted.
+
+    Raises:
+        SpinnerfError: the folder is no finished export, or files of it are missing.
+    """
+    folder = Path(folder)
+    if not (folder / TRANSFORMS).is_file() or not (folder / FILES["object_mask"][0]).is_dir():
+        raise SpinnerfError(
+            f"{folder}: no object-free capture (transforms.json or object_masks is missing); make it: "
+            "ns-spinnerf export --load-config CONFIG"
+        )
+    photos = []
+    for frame in read_transforms(folder / TRANSFORMS)["frames"]:
+        path = Path(frame["file_path"])
+        if path.parts[:1] != (FILES["image"][0],):
+            raise SpinnerfError(f"{folder / TRANSFORMS}: {path} does not lie in images/; export again: ns-spinnerf export")
+        photos.append(path.relative_to(path.parts[0]).as_posix()[: -len(path.suffix)])
+    result = {}
+    for photo in sorted(photos):
+        files = RemovedFiles(**{kind: folder / sub / f"{photo}{suffix}" for kind, (sub, suffix) in FILES.items()})
+        missing = [path for path in vars(files).values() if not path.is_file()]
+        if missing:
+            raise SpinnerfError(f"{missing[0]}: missing; export again: ns-spinnerf export --load-config CONFIG --overwrite")
+        result[photo] = files
+    return result
+
+
+def _untouched(view: View) -> RemovedView:
+    image = view.read_image()
+    nothing = np.zeros(image.shape[:2], dtype=bool)
+    return RemovedView(view.photo, image, nothing, nothing, np.zeros(image.shape[:2], dtype=np.float32))
+
+
+def _name(kind: str, view: View) -> str:
+    folder, suffix = FILES[kind]
+    return f"{folder}/{view.photo}{suffix}"
+
+
+def _relative(path: str, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(path, os.path.realpath(folder))).as_posix()
+    except ValueError:  # another drive (Windows)
+        return Path(path).as_posix()
+
+
+def camera_entries(view: View) -> dict[str, Any]:
+    """A view's camera as transforms.json has it, at the resolution used."""
+    names = ("k1", "k2", "k3", "k4", "p1", "p2")
+    return {
+        "w": view.width,
+        "h": view.height,
+        "fl_x": view.fx,
+        "fl_y": view.fy,
+        "cx": view.cx,
+        "cy": view.cy,
+        **{name: float(value) for name, value in zip(names, view.distortion, strict=True)},
+    }

@@ -1,1 +1,0 @@
-"""Clicks in a browser."""

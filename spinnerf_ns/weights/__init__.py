@@ -1,0 +1,1 @@
+"""Pretrained files: the table, where they are kept, how they are had."""

@@ -1,0 +1,164 @@
+"""The export's inpainting: the reference view, a photo mended by hand, disparity by a network, auto offline."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.evaluation.truth.twin import TwinConfig, write_twin
+from spinnerf_ns.files import load_depth, load_object_mask, read_image, write_png
+from spinnerf_ns.removal.config import ExportConfig
+from spinnerf_ns.removal.export import export_removed, render_stage
+from spinnerf_ns.removal.reference import choose_reference, reference_candidates
+from spinnerf_ns.scene.camera_path import most_unseen_near_middle, order_along_path
+from spinnerf_ns.scene.capture import load_capture
+from spinnerf_ns.scene.workspace import Workspace
+from tests.removal.networks import save_lama
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory):
+    return write_twin(
+        tmp_path_factory.mktemp("twin") / "scene", TwinConfig(width=64, height=48, num_train=6, num_test=2, supersampling=1)
+    )
+
+
+@pytest.fixture
+def exported(twin, tmp_path):
+    """The twin with true masks and depth in place of rendered ones; a function that exports with some settings."""
+    capture = load_capture(twin.root)
+    workspace = Workspace.open(twin.root, tmp_path / "workspace")
+    workspace.set_object_free([Path(photo).stem for photo in twin.object_free])
+
+    def truth(view):
+        mask = load_object_mask(twin.truth(view.photo, "object_masks"))
+        return mask, np.load(twin.truth(view.photo, "depths_with_object")).astype(np.float32)
+
+    def export(**settings):
+        config = ExportConfig(**{"inpainter": "opencv", "fill_from_views": False, "overwrite": True, **settings})
+        render_stage(capture, workspace, truth, config, [], {})
+        export_removed(capture, workspace, config)
+        return workspace
+
+    export.capture, export.workspace = capture, workspace
+    return export
+
+
+def photos(workspace, kind="images"):
+    return {path.stem: path.read_bytes() for path in sorted((workspace.removed / kind).iterdir())}
+
+
+# ------------------------------------------------------------------------------------------------------- reference view
+def test_the_reference_is_a_large_hole_near_the_middle_of_the_path(twin):
+    views = load_capture(twin.root).split("train")
+    order = order_along_path(views)
+    middle, end = order[len(order) // 2], order[0]
+    same = [100.0] * len(views)
+    assert most_unseen_near_middle(views, same) in order[1:-1]
+    assert most_unseen_near_middle(views, [0.0] * len(views)) in order[1:-1]
+    larger = list(same)
+    larger[middle] = 130.0
+    assert most_unseen_near_middle(views, larger) == middle
+    larger[end] = 200.0  # larger, but at the end of the path
+    assert most_unseen_near_middle(views, larger) == middle
+    assert most_unseen_near_middle(views, [float(index == end) for index in range(len(views))]) == end
+    assert most_unseen_near_middle(views[:1], [0.0]) == 0
+
+
+def test_candidates_are_training_photos_that_showed_the_object(twin):
+    capture = load_capture(twin.root)
+    views = [view for view in capture.views if view.photo not in {Path(photo).stem for photo in twin.object_free}]
+    assert reference_candidates(capture, views, None) == list(range(len(views)))
+    assert reference_candidates(capture, views, views[2].photo) == [2]
+    with pytest.raises(SpinnerfError, match="object-free"):
+        reference_candidates(capture, views, Path(twin.object_free[0]).stem)
+    with pytest.raises(SpinnerfError, match="nothing-like-it"):
+        reference_candidates(capture, views, "nothing-like-it")
+    assert choose_reference(views, [], []) is None
+
+
+def test_the_export_records_its_reference_and_training_takes_it(exported, capsys):
+    workspace = exported()
+    chosen = workspace.reference_view
+    assert chosen in {view.photo for view in exported.capture.split("train")}
+    assert f"Reference view: {chosen}" in capsys.readouterr().out
+    assert sum("reference" in record for record in workspace.records("export").values()) == 1
+    other = next(view.photo for view in exported.capture.split("train") if view.photo != chosen)
+    assert exported(reference_view=other).reference_view == other
+
+    from spinnerf_ns.method_configs.spinnerf_inpaint_lite import spinnerf_inpaint_lite
+
+    config = deepcopy(spinnerf_inpaint_lite.config.pipeline.datamanager)
+    config.data = workspace.removed
+    manager = config.setup(device="cpu")
+    assert manager.view_of(manager.train_dataset.image_filenames[manager.reference_index]).photo == other
+
+
+def test_a_hand_mended_photo_takes_the_references_place(exported, tmp_path, capsys):
+    workspace = exported()
+    before, reference = photos(workspace), workspace.reference_view
+    unseen = load_object_mask(workspace.removed / "unseen_masks" / f"{reference}.png")
+    mended = np.full((48, 64, 3), (10, 200, 30), np.uint8)  # everything painted over: only the hole is taken
+    write_png(tmp_path / "mended.png", mended)
+    capsys.readouterr()
+    exported(reference_photo=tmp_path / "mended.png")
+    assert f"Reference view: {reference}" in capsys.readouterr().out
+    after = photos(workspace)
+    assert [name for name in after if after[name] != before[name]] == [reference]
+    image = read_image(workspace.removed / "images" / f"{reference}.png")
+    original = exported.capture.view(reference).read_image()
+    np.testing.assert_array_equal(image[unseen], mended[unseen])
+    np.testing.assert_array_equal(image[~unseen], original[~unseen])
+
+    written = (workspace.removed / "transforms.json").stat().st_mtime_ns
+    exported(reference_photo=tmp_path / "mended.png", overwrite=False)  # fresh
+    assert (workspace.removed / "transforms.json").stat().st_mtime_ns == written
+    write_png(tmp_path / "mended.png", mended[::-1] // 2)
+    with pytest.raises(SpinnerfError, match="--overwrite"):  # mended again: another input
+        exported(reference_photo=tmp_path / "mended.png", overwrite=False)
+
+
+@pytest.mark.parametrize("kind", ["missing", "size"])
+def test_a_mended_photo_that_does_not_fit_is_refused_before_any_work(exported, tmp_path, kind):
+    workspace = exported()
+    before = photos(workspace)
+    if kind == "size":
+        write_png(tmp_path / "mended.png", np.zeros((10, 12, 3), np.uint8))
+    with pytest.raises(SpinnerfError, match="mended.png.*missing" if kind == "missing" else "12x10.*64x48"):
+        exported(reference_photo=tmp_path / "mended.png")
+    assert photos(workspace) == before
+
+
+# ------------------------------------------------------------------------------------------------- inpainters and depth
+def test_disparity_by_the_network_changes_depth_in_the_hole_alone(exported, tmp_path):
+    options = (f"weights={save_lama(tmp_path / 'small.pt')}", "trust_weights=true", "device=cpu")
+    workspace = exported(inpainter="lama", inpainter_options=options)
+    rim = {photo: load_depth(path) for photo, path in depths(workspace)}
+    images = photos(workspace)
+    exported(inpainter="lama", inpainter_options=options, disparity_inpainter="lama")
+    assert photos(workspace) == images
+    for photo, path in depths(workspace):
+        hole = load_object_mask(workspace.removed / "object_masks" / f"{photo}.png")
+        z = load_depth(path)
+        np.testing.assert_array_equal(z[~hole], rim[photo][~hole])
+        if hole.any():
+            assert (z[hole] > 0).all() and (z[hole] != rim[photo][hole]).any()
+            assert 0.3 < np.median(z[hole] / rim[photo][hole]) < 3
+
+
+def depths(workspace):
+    return [(path.stem, path) for path in sorted((workspace.removed / "depths").iterdir())]
+
+
+def test_auto_offline_exports_with_patchmatch(exported, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("SPINNERF_WEIGHTS", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    workspace = exported(inpainter="auto")
+    assert capsys.readouterr().out.count("taking 'patchmatch' instead of 'lama'") == 1
+    assert workspace.read_manifest()["stages"]["export"]["parameters"]["inpainter"] == "patchmatch"
+    with pytest.raises(SpinnerfError, match="big-lama.pt"):
+        exported(inpainter="lama")

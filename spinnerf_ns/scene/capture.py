@@ -26,6 +26,7 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.scene.camera_path import order_along_path
 from spinnerf_ns.scene.cameras import project, unproject
 from spinnerf_ns.scene.source import PHOTO_SUFFIXES, SPLITS, check_photos_exist, find_dataparser, read_transforms
+from spinnerf_ns.scene.view import View
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras

@@ -9,8 +9,8 @@ import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.model_components.ray_generators import RayGenerator
 
+from spinnerf_ns.accel import ray_generator
 from spinnerf_ns.accel.ray_generator import PerspectiveRayGenerator
-from spinnerf_ns.nerf import ray_generator
 
 NUM_CAMERAS, HEIGHT, WIDTH = 4, 30, 40
 NO_LENS, LENS = torch.zeros(6), torch.tensor([0.1, -0.05, 0.01, 0.0, 0.002, -0.001])

@@ -8,7 +8,8 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.fields.nerfacto_field import NerfactoField
 
-from spinnerf_ns.nerf import fast_field, rendering
+from spinnerf_ns.accel import fast_field
+from spinnerf_ns.nerf import rendering
 from spinnerf_ns.nerf.rendering import rays_per_chunk, render_pixels
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModelConfig, draw_by_weight
 from tests.nerf.conftest import build, bundle

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spinnerf_ns.removal import candidates
 from spinnerf_ns.removal.layers import ViewLayers
+from spinnerf_ns.removal.views import offers
 from spinnerf_ns.removal.views.offers import ENOUGH, Asked
 from spinnerf_ns.removal.views.photos import Photos, look
 from spinnerf_ns.scene.cameras import CameraStack, project
@@ -74,7 +74,7 @@ def test_next_to_a_hole_and_to_unknown_depth_a_photo_says_nothing(layers, points
 
 @pytest.mark.parametrize("at_a_time", [1, 3, 100])
 def test_a_pixel_with_enough_colours_asks_no_further_photos(layers, points, at_a_time, monkeypatch):
-    monkeypatch.setattr(candidates, "POINTS", 64)
+    monkeypatch.setattr(offers, "POINTS", 64)
     points[2] = -4
     whole = Asked(points, 0.02)
     whole.ask(Photos(layers))

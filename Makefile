@@ -1,8 +1,3 @@
-# make demo    sets everything up and removes an object from a made-up scene; report in demo/report.html
-# make test    sets everything up and runs the tests
-# make setup   sets everything up: .venv, git-ignored
-# PYTHON=python3.12 make ... chooses an interpreter; 3.10 to 3.12
-
 PYTHON ?= $(shell scripts/find-python)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,20 +5,27 @@ STAMP := $(VENV)/.spinnerf-installed
 WORKERS ?= auto
 CODE := spinnerf_ns method_configs tests benchmarks
 
-.PHONY: demo test setup lint clean
+.PHONY: help demo test lint format setup clean
 
-demo: $(STAMP)
+help:           ## what can be made (the default); PYTHON=python3.12 make ... chooses an interpreter, 3.10 to 3.12
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: $(STAMP)  ## sets everything up and removes an object from a made-up scene; report in demo/report.html
 	$(BIN)/ns-spinnerf demo --output demo --overwrite
 
-test: $(STAMP)
+test: $(STAMP)  ## sets everything up and runs the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-setup: $(STAMP)
-
-lint: $(STAMP)
+lint: $(STAMP)  ## style, formatting, and the floors: which room may import which
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/lint-imports --no-cache
+
+format: $(STAMP)  ## formats the code as lint wants it
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+setup: $(STAMP) ## sets everything up: .venv, git-ignored
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.12 found; install one, or name it: PYTHON=/path/to/python make"; exit 1; }
@@ -35,5 +37,5 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -W ignore -m spinnerf_ns.accel.kernels
 	touch $@
 
-clean:
+clean:          ## removes what the others made
 	rm -rf $(VENV) demo build *.egg-info

@@ -13,13 +13,28 @@ import contextlib
 import dataclasses
 import importlib
 import io
+import re
+import shlex
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points, metadata
+from importlib.metadata import PackageNotFoundError, entry_points, metadata, requires
 from typing import Any, get_type_hints
 
 import tyro
 
 from spinnerf_ns.errors import SpinnerfError
+
+
+def install_command(extra: str) -> str:
+    """The command that installs what one of this package's extras stands for.
+
+    It names the packages themselves: this one is installed from a clone or a git URL, which pip could not find again by name.
+    """
+    try:
+        listed = requires("spinnerf-ns") or []
+    except PackageNotFoundError:  # run from a folder that was never installed
+        listed = []
+    wanted = [line.partition(";")[0].strip() for line in listed if re.search(rf"extra\s*==\s*['\"]{re.escape(extra)}['\"]", line)]
+    return shlex.join(["pip", "install", *wanted]) if wanted else f"pip install -e '.[{extra}]' from a clone of spinnerf-ns"
 
 
 class Registry:
@@ -64,7 +79,7 @@ class Registry:
         except ImportError as error:
             # Another package's backend is none of our extras, and neither is an embedded one without needs of its own.
             ours = name in self._targets and name in (metadata("spinnerf-ns").get_all("Provides-Extra") or ())
-            mend = f'pip install "spinnerf-ns[{name}]"' if ours else f"install what {module.partition('.')[0]} needs"
+            mend = install_command(name) if ours else f"install what {module.partition('.')[0]} needs"
             raise SpinnerfError(
                 f"{self.kind} '{name}' ({module}) needs a package that is not installed ({error}); "
                 f"{mend}, or choose one of: {', '.join(other for other in self.names() if other != name)}"

@@ -30,6 +30,7 @@ from rich.markup import escape
 from torch import Tensor
 
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.registry import install_command
 
 PerceptualLossName = Literal["auto", "lpips-vgg", "lpips-alex", "lpips-squeeze", "ssim"]
 
@@ -158,7 +159,7 @@ def _import_lpips() -> ModuleType:
     try:
         import lpips
     except ImportError as error:
-        raise _Unavailable("the package lpips is not installed; pip install 'spinnerf-ns[lpips]'") from error
+        raise _Unavailable(f"the package lpips is not installed; {install_command('lpips')}") from error
     return lpips
 
 

@@ -113,7 +113,7 @@ class Workspace:
         if isinstance(schema, int) and schema > SCHEMA:
             raise SpinnerfError(
                 f"{path}: written by a newer spinnerf-ns (manifest schema {schema}, this version reads up to {SCHEMA}); "
-                "update it: pip install -U spinnerf-ns"
+                "update it: git pull in its clone, then pip install -e ."
             )
         if not _is_manifest(manifest):
             raise SpinnerfError(

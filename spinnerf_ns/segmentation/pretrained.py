@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.registry import install_command
 from spinnerf_ns.weights.store import ensure_weights
 
 MOST_MISSING = 0.1
@@ -34,7 +35,7 @@ def need_package(module: str, extra: str, what: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise SpinnerfError(
-            f'{what} needs the package {module}, which does not import ({error}); try: pip install "spinnerf-ns[{extra}]"'
+            f"{what} needs the package {module}, which does not import ({error}); try: {install_command(extra)}"
         ) from error
 
 
@@ -92,8 +93,7 @@ def load_folder(name: str, checkpoint: Path | None, network: str, processor: str
     transformers = need_package("transformers", "sam2", what)
     if not hasattr(transformers, network):
         raise SpinnerfError(
-            f"{what} needs {network}, which transformers {transformers.__version__} lacks; "
-            'update it: pip install -U "spinnerf-ns[sam2]"'
+            f"{what} needs {network}, which transformers {transformers.__version__} lacks; update it: {install_command('sam2')}"
         )
     folder = find_weights(name, checkpoint)
     again = f"delete the folder and fetch it again: ns-spinnerf weights fetch {name}"

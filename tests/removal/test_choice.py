@@ -65,7 +65,7 @@ def test_lama_by_name_offline_names_file_url_and_folder(nothing_cached):
 @pytest.mark.parametrize("missing", ["diffusers", "transformers"])
 def test_diffusion_without_its_packages(nothing_cached, monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(SpinnerfError, match=r'pip install "spinnerf-ns\[diffusion\]"') as caught:
+    with pytest.raises(SpinnerfError, match=r"pip install .*diffusers>=") as caught:
         choose_inpainter("diffusion")
     assert "\n" not in str(caught.value)
 

@@ -98,7 +98,7 @@ def test_object_free_photos_are_kept(scene):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ('{"schema": 2, "of": "another kind"}', "schema 2.*pip install -U spinnerf-ns"),
+        ('{"schema": 2, "of": "another kind"}', "schema 2.*git pull"),
         ('{"schema": 1, "object_f', "cannot be read as a manifest"),
         ("[]", "is no manifest"),
         ('{"schema": 1, "object_free": "x", "stages": {}}', "is no manifest"),

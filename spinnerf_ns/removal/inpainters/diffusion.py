@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 from spinnerf_ns.conventions import BoolMask, Image
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.registry import install_command
 from spinnerf_ns.removal.disparity.membrane import span_membrane
 from spinnerf_ns.removal.inpainters.base import PhotoInpainter
 from spinnerf_ns.removal.inpainters.resources import pick_device
 from spinnerf_ns.weights.store import ensure_weights
 
-PACKAGES = 'pip install "spinnerf-ns[diffusion]"'
 """What mends a missing package."""
 
 
@@ -74,7 +74,9 @@ class DiffusionInpainter(PhotoInpainter):
             from diffusers import AutoPipelineForInpainting
             from diffusers.utils import logging
         except ImportError as error:
-            raise SpinnerfError(f"inpainter 'diffusion' needs packages that are missing ({error}); {PACKAGES}") from error
+            raise SpinnerfError(
+                f"inpainter 'diffusion' needs packages that are missing ({error}); {install_command('diffusion')}"
+            ) from error
         device = pick_device(self.device, "inpainter 'diffusion'")
         folder = ensure_weights(self.model, path=self.weights)
         if not (folder / "model_index.json").is_file():

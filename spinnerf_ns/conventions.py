@@ -36,11 +36,15 @@ LEAST_DILATION = 3
 """Pixels of it in a small photo: masks are a pixel or two off at any resolution, and what is left of the object's rim is drawn
 into the hole."""
 
+EDGE_OF_DEPTH = 0.05
+"""Neighbouring pixels whose depths differ by more than this part show different surfaces."""
+
 OBJECTNESS_THRESHOLD = 0.5
 """Rendered objectness above this is object (SPIn-NeRF)."""
 
 BoolMask = npt.NDArray[np.bool_]
 Image = npt.NDArray[np.uint8]
+Labels = TypeVar("Labels", bound=npt.NDArray)
 Floats = TypeVar("Floats", npt.NDArray[np.floating], torch.Tensor)
 
 
@@ -72,7 +76,75 @@ def dilate_mask(
     return cv2.dilate(object_mask.astype(np.uint8), disc) > 0
 
 
+def resize_mask(mask: BoolMask, shape: tuple[int, int]) -> BoolMask:
+    """A mask at another resolution: a pixel is set if at least half of it is.
+
+    Args:
+        mask: (H, W) bool, of any meaning.
+        shape: (H', W').
+
+    Returns:
+        (H', W') bool; the same array where the size is right.
+    """
+    if mask.shape == tuple(shape):
+        return mask
+    grows = shape[0] >= mask.shape[0] and shape[1] >= mask.shape[1]
+    how = cv2.INTER_LINEAR if grows else cv2.INTER_AREA  # both keep the outer corners where they are
+    return cv2.resize(mask.astype(np.float32), (shape[1], shape[0]), interpolation=how) >= 0.5
+
+
+def resize_labels(labels: Labels, shape: tuple[int, int]) -> Labels:
+    """Labels, ids or anything else that cannot be mixed at another resolution: the one at each new pixel's centre.
+
+    Args:
+        labels: (H, W, ...).
+        shape: (H', W').
+
+    Returns:
+        (H', W', ...); the same array where the size is right.
+    """
+    if labels.shape[:2] == tuple(shape):
+        return labels
+    rows, columns = (((np.arange(n) + 0.5) * old / n).astype(np.int64) for n, old in zip(shape, labels.shape[:2], strict=True))
+    return labels[rows[:, None], columns]
+
+
 # ----------------------------------------------------------------------------------------------------------------- depth
+def resize_depth(z: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Planar depth at another resolution, at each new pixel's centre.
+
+    Disparity is interpolated where the four pixels around lie on one surface, which is exact on planes; across an edge of depth,
+    or next to unknown depth, the nearest pixel's is taken: between an object and a wall there is nothing.
+
+    Args:
+        z: (H, W) float32, 0 = unknown.
+        shape: (H', W').
+
+    Returns:
+        (H', W') float32; the same array where the size is right.
+    """
+    if z.shape == tuple(shape):
+        return z
+    nearest = resize_labels(z, shape)
+    x, y = (((np.arange(n) + 0.5) * old / n - 0.5).astype(np.float32) for n, old in zip(shape[::-1], z.shape[::-1], strict=True))
+    disparity = z_to_disparity(z)
+    # Beyond the outermost centres a plane goes on: two pixels' difference is carried out half a pixel.
+    corners, parts = zip(*(_between(places, old) for places, old in zip((y, x), z.shape, strict=True)), strict=True)
+    (top, left), (down, right) = corners, (parts[0][:, None], parts[1][None])
+    low, high = (np.minimum(first + 1, old - 1) for first, old in zip(corners, z.shape, strict=True))
+    four = [disparity[rows[:, None], columns] for rows in (top, low) for columns in (left, high)]
+    smooth = (four[0] * (1 - right) + four[1] * right) * (1 - down) + (four[2] * (1 - right) + four[3] * right) * down
+    least, most = np.minimum.reduce(four), np.maximum.reduce(four)
+    together = (least > 0) & (most <= (1 + EDGE_OF_DEPTH) * least) & (smooth > 0)
+    return np.where(together, 1 / np.where(together, smooth, 1), nearest).astype(np.float32)
+
+
+def _between(places: npt.NDArray[np.float32], size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The pixel before each place along an axis (of which another follows, if there are two), and how far beyond it that is."""
+    first = np.clip(np.floor(places), 0, max(0, size - 2)).astype(np.int64)
+    return first, (places - first).astype(np.float32)
+
+
 def t_to_z(t: Floats, directions_norm: Floats) -> Floats:
     """Distance along the ray -> planar depth. Same shape, same units."""
     return t / directions_norm

@@ -10,33 +10,58 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from spinnerf_ns.conventions import DEPTH_UNIT_SCALE, OBJECT, BoolMask, Image
+from spinnerf_ns.conventions import DEPTH_UNIT_SCALE, OBJECT, BoolMask, Image, resize_mask
+from spinnerf_ns.decoding import decode_mask, read_photo
 from spinnerf_ns.errors import SpinnerfError
 
 
 # ----------------------------------------------------------------------------------------------------------------- masks
-def load_object_mask(path: Path | str, shape: tuple[int, int] | None = None) -> BoolMask:
-    """Reads an object mask: any non-zero value is object, in any 8-bit PNG (grey, RGB, palette).
+def load_object_mask(path: Path | str, shape: tuple[int, int] | None = None, object_id: int | None = None) -> BoolMask:
+    """Reads an object mask, whatever made it: 0/1, 0/255, 16 bits, JPEG, soft edges, a palette, a cut-out on transparent.
 
     Args:
-        path: the mask file.
-        shape: the (height, width) that it must have, or None.
+        path: the mask file. Object is what is above half of the picture's own maximum; of a cut-out, what is opaque.
+        shape: the (height, width) of its photo, or None. A mask of an integer multiple or part of it is scaled.
+        object_id: which of an id map's labels is meant; then a file without it has an empty mask.
 
     Returns:
         (H, W) bool, True = object.
 
     Raises:
-        SpinnerfError: the file is missing, is no image, or has another size.
+        SpinnerfError: the file is missing, is no mask, has another size, or holds several ids and none is chosen.
     """
-    data = _imread(path, cv2.IMREAD_UNCHANGED, "mask")
-    if data.ndim == 3:
-        data = data[..., :3].max(axis=-1)  # an alpha channel says nothing about the object
-    if shape is not None and data.shape != tuple(shape):
+    decoded = decode_mask(path)
+    if decoded.is_id_map and object_id is None:
         raise SpinnerfError(
-            f"{path}: the mask is {data.shape[1]}x{data.shape[0]}, its photo is {shape[1]}x{shape[0]}; "
+            f"{path}: holds several things, the ids {decoded.named()}, and one object's mask was expected; "
+            "say which is meant: --mask-id ID"
+        )
+    return scaled_mask(decoded.object_mask() if object_id is None else decoded.where(object_id), shape, path)
+
+
+def scaled_mask(object_mask: BoolMask, shape: tuple[int, int] | None, path: Path | str) -> BoolMask:
+    """A mask at its photo's (height, width), if it is that of the same photo at N times or 1/N of the size.
+
+    Raises:
+        SpinnerfError: it is not.
+    """
+    if shape is None or object_mask.shape == tuple(shape):
+        return object_mask
+    if scale_between(object_mask.shape, shape) is None:
+        raise SpinnerfError(
+            f"{path}: the mask is {object_mask.shape[1]}x{object_mask.shape[0]}, its photo is {shape[1]}x{shape[0]}; "
             "export the mask at the photo's size"
         )
-    return data > 0
+    return resize_mask(object_mask, shape)
+
+
+def scale_between(shape: tuple[int, ...], wanted: tuple[int, int]) -> float | None:
+    """By what (height, width) must be scaled to be another: N or 1/N, a rounded pixel allowed for; None if by neither."""
+    small, large = sorted((tuple(shape), tuple(wanted)))
+    times = round(large[1] / small[1])
+    if times < 1 or any(abs(big - times * little) > times for big, little in zip(large, small, strict=True)):
+        return None
+    return float(times) if small == tuple(shape) else 1 / times
 
 
 def save_object_mask(path: Path | str, object_mask: BoolMask) -> None:
@@ -72,13 +97,12 @@ def load_depth(path: Path | str) -> npt.NDArray[np.float32]:
 
 # ---------------------------------------------------------------------------------------------------------------- images
 def read_image(path: Path | str) -> Image:
-    """Reads a photo as (H, W, 3) uint8 RGB, without applying its EXIF orientation (nerfstudio does not either).
+    """Reads a photo as (H, W, 3) uint8 RGB, without applying its EXIF orientation: `decoding.read_photo` without alpha.
 
     Raises:
-        SpinnerfError: the file is missing or is no image.
+        SpinnerfError: the file is missing, is no image, or is cut short.
     """
-    data = _imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, "photo")
-    return cv2.cvtColor(data, cv2.COLOR_BGR2RGB)
+    return read_photo(path)[0]
 
 
 def write_png(path: Path | str, image: npt.NDArray[np.uint8]) -> None:
@@ -89,16 +113,6 @@ def write_png(path: Path | str, image: npt.NDArray[np.uint8]) -> None:
         raise SpinnerfError(f"{path}: an array of shape {image.shape} and type {image.dtype} cannot be written as PNG")
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded.tobytes())
-
-
-def _imread(path: Path | str, flags: int, what: str) -> npt.NDArray:
-    path = Path(path)
-    if not path.is_file():
-        raise SpinnerfError(f"{path}: this {what} is missing; put it there or correct the path")
-    data = cv2.imdecode(np.fromfile(path, dtype=np.uint8), flags)  # imread cannot open every unicode path
-    if data is None:
-        raise SpinnerfError(f"{path}: cannot be decoded as an image; write it again as PNG or JPEG")
-    return data
 
 
 class atomic_path:

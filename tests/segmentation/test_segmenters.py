@@ -86,8 +86,8 @@ def test_folder_reads_and_refuses(tmp_path) -> None:
     assert (segmenter.segment(image, Prompt("cam/a.jpg", ((1.0, 1.0),), (1,))) == mask).all()
     with pytest.raises(SpinnerfError, match="missing"):
         segmenter.segment(image, Prompt("cam/b"))
-    with pytest.raises(SpinnerfError, match="8x6, its photo is 8x7"):
-        segmenter.segment(np.zeros((7, 8, 3), np.uint8), Prompt("cam/a"))
+    with pytest.raises(SpinnerfError, match="8x6, its photo is 8x9"):
+        segmenter.segment(np.zeros((9, 8, 3), np.uint8), Prompt("cam/a"))
 
 
 def test_mask_files(tmp_path) -> None:

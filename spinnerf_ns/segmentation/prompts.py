@@ -1,25 +1,37 @@
-"""What a person points at, on the command line and in prompts.json, and the protocols of those who make masks of it."""
+"""What a person points at, and the protocols of those who make masks of it. prompts.json is `prompts_file`'s."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from spinnerf_ns.conventions import BoolMask, Image
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import atomic_path
-
-SCHEMA = 1
-"""prompts.json's schema: {"schema": 1, "prompts": [{"view", "points": [[x, y]], "labels", "box", "mask"}]}; a prompt of
-another object than 1 has "object", and one that words led to has "text"."""
 
 OBJECT_LABEL, BACKGROUND_LABEL = 1, 0
-"""A point's label: on the object, or beside it."""
+"""A point's or stroke's label: on the object, or beside it."""
+
+DEFAULT_OBJECT = "object"
+"""What an object is called that nobody named."""
+
+LONGEST_NAME = 60
+"""Letters of an object's name: it becomes a folder's."""
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """A line drawn with a round brush: what it covers is the object, or is not, whatever points and boxes led to."""
+
+    points: tuple[tuple[float, float], ...]
+    """(x, y) in pixels; one point is a dot."""
+    radius: float
+    """Of the brush, in pixels."""
+    label: int = OBJECT_LABEL
+    """1 paints, 0 erases."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +47,56 @@ class Prompt:
     box: tuple[float, float, float, float] | None = None
     """(x0, y0, x1, y1) around the object, in pixels."""
     mask_path: Path | None = None
-    """A ready object mask of the photo, in place of points and box."""
-    object: int = 1
-    """Which object, where several are pointed at; all of them are removed."""
+    """An object mask of the photo, in place of a box; points and strokes correct it."""
+    object: str = DEFAULT_OBJECT
+    """The object's name, where several are pointed at."""
     text: str | None = None
     """The words that the box was found by, if it was."""
+    brush: tuple[Stroke, ...] = ()
+    """Strokes, in the order in which they were drawn; the last word on the pixels that they cover."""
+    size: tuple[int, int] | None = None
+    """(width, height) of the photo whose pixels all of this is in; None: the photo that is used."""
+
+    @property
+    def painted_only(self) -> bool:
+        """Whether nothing but strokes, on a ready mask or on nothing, says what the object is."""
+        return not self.points and self.box is None
+
+    def scaled(self, width: int, height: int) -> Prompt:
+        """The same, in pixels of a photo of another size; as it is where its own size is not known.
+
+        Args:
+            width, height: that photo's size in pixels.
+        """
+        if self.size is None:
+            return dataclasses.replace(self, size=(width, height))
+        if self.size == (width, height):
+            return self
+        across, down = width / self.size[0], height / self.size[1]
+        moved = self.moved(lambda x, y: (x * across, y * down), math.sqrt(across * down))
+        return dataclasses.replace(moved, size=(width, height))
+
+    def moved(self, place: Callable[[float, float], tuple[float, float]], scale: float) -> Prompt:
+        """The same with every place mapped.
+
+        Args:
+            place: (x, y) -> (x, y); takes boxes to boxes.
+            scale: of lengths.
+        """
+        box = self.box
+        if box is not None:
+            (ax, ay), (bx, by) = place(*box[:2]), place(*box[2:])
+            # A box that was given the wrong way round stays so: it is to be refused, not mended in silence.
+            box = (*((min(ax, bx), min(ay, by), max(ax, bx), max(ay, by)) if box[0] < box[2] and box[1] < box[3]
+                     else (ax, ay, bx, by)),)  # fmt: skip
+        return dataclasses.replace(
+            self,
+            points=tuple(place(x, y) for x, y in self.points),
+            box=box,
+            brush=tuple(
+                Stroke(tuple(place(x, y) for x, y in one.points), one.radius * scale, one.label) for one in self.brush
+            ),
+        )
 
     def check(self, width: int, height: int) -> None:
         """Checks the prompt against its photo.
@@ -51,12 +108,13 @@ class Prompt:
             SpinnerfError: nothing is pointed at, or something that is no part of the photo.
         """
         where = f"photo '{self.view}' ({width}x{height})"
-        if not self.points and self.box is None and self.mask_path is None:
+        check_name(self.object)
+        if not self.points and self.box is None and self.mask_path is None and not self.brush:
             raise SpinnerfError(
                 f"{where}: nothing is pointed at; say where the object is: --points X,Y, --box X0,Y0,X1,Y1 or --mask FILE"
             )
-        if self.mask_path is not None and (self.points or self.box is not None):
-            raise SpinnerfError(f"{where}: a ready mask and points or a box were given; leave one of them out")
+        if self.mask_path is not None and self.box is not None:
+            raise SpinnerfError(f"{where}: a ready mask and a box were given; leave one of them out")
         if len(self.points) != len(self.labels):
             raise SpinnerfError(f"{where}: {len(self.points)} points and {len(self.labels)} labels; give each point a label")
         for (x, y), label in zip(self.points, self.labels, strict=True):
@@ -66,10 +124,15 @@ class Prompt:
                 raise SpinnerfError(
                     f"{where}: point {x:g},{y:g} lies outside the photo; x goes from 0 to {width}, y from 0 to {height}"
                 )
+        for stroke in self.brush:
+            _check_stroke(stroke, where, width, height)
         if self.box is not None:
             self._check_box(where, width, height)
-        elif self.points and OBJECT_LABEL not in self.labels:
-            raise SpinnerfError(f"{where}: all points are background; add one on the object: --points X,Y")
+        elif self.mask_path is None and not any(one.label == OBJECT_LABEL for one in self.brush):
+            if self.points and OBJECT_LABEL not in self.labels:
+                raise SpinnerfError(f"{where}: all points are background; add one on the object: --points X,Y")
+            if not self.points:
+                raise SpinnerfError(f"{where}: all strokes erase; paint the object first, or add a point on it: --points X,Y")
 
     def _check_box(self, where: str, width: int, height: int) -> None:
         x0, y0, x1, y1 = self.box
@@ -85,6 +148,30 @@ class Prompt:
         for (x, y), label in zip(self.points, self.labels, strict=True):
             if label == OBJECT_LABEL and not (x0 <= x <= x1 and y0 <= y <= y1):
                 raise SpinnerfError(f"{where}: object point {x:g},{y:g} lies outside {named}; draw the box larger")
+
+
+def _check_stroke(stroke: Stroke, where: str, width: int, height: int) -> None:
+    numbers = [stroke.radius, *(value for point in stroke.points for value in point)]
+    if not stroke.points or not all(math.isfinite(value) for value in numbers):
+        raise SpinnerfError(f"{where}: a brush stroke has no points or is not made of numbers; draw it again")
+    if stroke.label not in (OBJECT_LABEL, BACKGROUND_LABEL):
+        raise SpinnerfError(f"{where}: a brush stroke has label {stroke.label}; use 1 to paint or 0 to erase")
+    if not 0 < stroke.radius <= max(width, height):
+        raise SpinnerfError(f"{where}: a brush stroke has radius {stroke.radius:g}; use more than 0 and less than the photo")
+
+
+def check_name(name: str) -> None:
+    """What an object may be called: its masks lie in a folder of that name.
+
+    Raises:
+        SpinnerfError: it is empty, too long, starts or ends with a dot or blank, or has a sign that no folder may have.
+    """
+    bad = sorted({letter for letter in name if letter in '/\\:*?"<>|' or not letter.isprintable()})
+    if not name or len(name) > LONGEST_NAME or bad or name != name.strip(" ."):
+        what = f"has {bad[0]!r} in it" if bad else "is no name"
+        raise SpinnerfError(
+            f"object {name!r}: {what}; use 1 to {LONGEST_NAME} letters, digits, blanks, - and _, for example: --object vase"
+        )
 
 
 class Segmenter(Protocol):
@@ -113,7 +200,9 @@ class Tracker(Protocol):
     """Masks in some photos -> masks in all.
 
     A tracker may have `ensure()`, as a segmenter may, and `track_objects(images, {object: source_masks}, progress)`, which
-    returns {object: masks}: then several objects are tracked in one go; else one after the other.
+    returns {object: masks}: then several objects are tracked in one go; else one after the other. It may have an attribute
+    `found`: a function that it calls with a photo's index and its mask as soon as there is one, so that somebody who
+    waits sees it.
     """
 
     name: str
@@ -124,7 +213,7 @@ class Tracker(Protocol):
         source_masks: dict[int, BoolMask],
         progress: Callable[[int], None] | None = None,
     ) -> list[BoolMask | None]:
-        """Carries masks along the camera path.
+        """Carries masks along the camera path. Where several are given, each photo follows those that are most like it.
 
         Args:
             images: one function per photo, in the order of the camera path, that reads it: (H, W, 3) uint8 RGB.
@@ -191,64 +280,21 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
     return values[0], values[1], values[2], values[3]
 
 
+def parse_stroke(text: str) -> Stroke:
+    """"RADIUS,LABEL,X,Y,X,Y,..." -> a brush stroke.
+
+    Raises:
+        SpinnerfError: it is something else.
+    """
+    values = _numbers(text)
+    if values is None or len(values) < 4 or len(values) % 2 or values[0] <= 0 or values[1] not in (0, 1):
+        raise SpinnerfError(f"brush '{text}': expected RADIUS,LABEL,X,Y,X,Y,... in pixels; label 1 paints, 0 erases")
+    return Stroke(tuple(zip(values[2::2], values[3::2], strict=True)), values[0], int(values[1]))
+
+
 def _numbers(text: str) -> list[float] | None:
     try:
         values = [float(part) for part in text.strip().split(",")]
     except ValueError:
         return None
     return values if all(math.isfinite(value) for value in values) else None
-
-
-# ------------------------------------------------------------------------------------------------------------ prompts.json
-def save_prompts(path: Path | str, prompts: Sequence[Prompt]) -> None:
-    """Writes prompts.json, atomically. Paths of masks are kept relative to its folder, so that a scene can be moved."""
-    path = Path(path)
-    content = {"schema": SCHEMA, "prompts": [_to_json(prompt, path.parent) for prompt in prompts]}
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def load_prompts(path: Path | str) -> tuple[Prompt, ...]:
-    """Reads prompts.json.
-
-    Raises:
-        SpinnerfError: it is missing, damaged, or of a newer schema.
-    """
-    path = Path(path)
-    again = "point at the object again: ns-spinnerf segment --view PHOTO --points X,Y --overwrite"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        schema = content["schema"]
-        if schema != SCHEMA:
-            raise SpinnerfError(f"{path}: has schema {schema!r}, expected {SCHEMA}; update spinnerf-ns, or {again}")
-        return tuple(_from_json(entry, path.parent) for entry in content["prompts"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SpinnerfError(f"{path}: cannot be read as prompts ({type(error).__name__}: {error}); {again}") from error
-
-
-def _to_json(prompt: Prompt, folder: Path) -> dict[str, Any]:
-    mask = prompt.mask_path
-    return {
-        "view": prompt.view,
-        "points": [list(point) for point in prompt.points],
-        "labels": list(prompt.labels),
-        "box": None if prompt.box is None else list(prompt.box),
-        "mask": None if mask is None else Path(os.path.relpath(mask, folder)).as_posix(),
-        **({} if prompt.object == 1 else {"object": prompt.object}),
-        **({} if prompt.text is None else {"text": prompt.text}),
-    }
-
-
-def _from_json(entry: dict[str, Any], folder: Path) -> Prompt:
-    box, mask = entry.get("box"), entry.get("mask")
-    if not isinstance(entry["view"], str):
-        raise TypeError(f"view is {entry['view']!r}")
-    return Prompt(
-        view=entry["view"],
-        points=tuple((float(x), float(y)) for x, y in entry.get("points", ())),
-        labels=tuple(int(label) for label in entry.get("labels", ())),
-        box=None if box is None else (float(box[0]), float(box[1]), float(box[2]), float(box[3])),
-        mask_path=None if mask is None else Path(os.path.normpath(folder / mask)),
-        object=int(entry.get("object", 1)),
-        text=entry.get("text"),
-    )

@@ -1,26 +1,27 @@
 """The first stage: from a prompt, a ready mask or a folder of masks to an object mask in every photo that shows the object.
 
-Writes prompts.json and masks_2d/<photo>.png into the workspace. Photos in which the object was lost get no mask: the
-segmentation field trains on their colour only, and paints the mask itself. Object-free photos are left out.
+Writes into the workspace prompts.json, objects/<name>/<photo>.png (every object by itself) and masks_2d/<photo>.png (those that
+are to be removed, together). Photos in which all objects were lost get no mask: the segmentation field trains on their colour
+only, and paints the mask itself. Object-free photos are left out.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from spinnerf_ns.conventions import BoolMask
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import load_object_mask, save_object_mask
+from spinnerf_ns.files import load_object_mask, save_object_mask, write_png
 from spinnerf_ns.segmentation.choose import AUTO, choose
-from spinnerf_ns.segmentation.prompts import Prompt, Segmenter, Tracker, load_prompts, save_prompts
+from spinnerf_ns.segmentation.painting import preview
+from spinnerf_ns.segmentation.prompts import DEFAULT_OBJECT, Prompt, Segmenter, Tracker
+from spinnerf_ns.segmentation.prompts_file import load_prompts, save_prompts
 from spinnerf_ns.segmentation.segmenters import SEGMENTERS
-from spinnerf_ns.segmentation.segmenters.folder import mask_files
+from spinnerf_ns.segmentation.sources import ObjectMasks, Request, read_request, source_masks
 from spinnerf_ns.segmentation.trackers import TRACKERS
+from spinnerf_ns.segmentation.tracking import Tracked, track_with_bar, united
 
 if TYPE_CHECKING:
     from spinnerf_ns.registry import Registry
@@ -29,55 +30,66 @@ if TYPE_CHECKING:
     from spinnerf_ns.scene.workspace import Workspace
 
 STAGE = "segment"
-"""The stage's name in the manifest."""
-
-LARGEST_PART = 0.5
-"""A mask that covers more of its photo than this is suspected of the wrong polarity."""
+"""The stage's name in the manifest: masks_2d."""
+TRACK_STAGE = "track"
+"""The name of the stage before it: objects/ and prompts.json."""
 
 LOST = "lost"
 """Status in the manifest of a photo in which the tracker did not find the object again."""
 
 EMBEDDINGS = "embeddings"
 """Folder of the workspace where segmenters with an image encoder keep what it says of a photo."""
-
-ObjectMasks = dict[int, dict[str, BoolMask]]
-"""Object -> photo -> its mask."""
+OBJECTS = "objects"
+"""Folder of the workspace with a folder of masks for each object."""
+PREVIEW = "preview"
+"""Folder of the workspace with pictures of masks and prompts over the photos that were pointed at."""
 
 
 def segment_capture(
     capture: Capture,
     workspace: Workspace,
-    prompt: Prompt | Sequence[Prompt] | Path | None,
+    prompt: Request,
     segmenter: str | Segmenter = "grabcut",
     tracker: str | Tracker = "flow",
     overwrite: bool = False,
     allow_large_mask: bool = False,
+    objects: Sequence[str] = (),
+    made: tuple[ObjectMasks, Tracked] | None = None,
 ) -> Workspace:
     """Makes an object mask for every photo that shows the object.
 
     Args:
         capture: the capture.
         workspace: where to write; its object-free photos are left out.
-        prompt: what was pointed at in one photo or several, or a folder with ready masks of some photos or all. None: what
-            prompts.json of the workspace says.
+        prompt: what was pointed at in one photo or several, of one object or several; or a folder with ready masks of some
+            photos or all. None: what prompts.json of the workspace says.
         segmenter: name, "auto" or instance; makes masks of prompts that are not ready masks.
         tracker: name, "auto" or instance; makes the masks of the other photos.
         overwrite: whether masks made otherwise are replaced.
         allow_large_mask: whether a mask may cover more than half of its photo.
+        objects: names of those that are to be removed; none: all.
+        made: the masks of the prompts, and all masks, where they were made before, from the same prompts and with the same
+            backends (by the page).
 
     Returns:
         The workspace.
 
     Raises:
         SpinnerfError: bad input (no prompt, a point outside the photo, a mask of another size, empty or of suspicious
-            polarity, unknown photos); masks made otherwise exist and `overwrite` is False. Nothing half-written is left.
+            polarity, unknown photos or objects); the object was found in no other photo; masks made otherwise exist and
+            `overwrite` is False. Nothing half-written is left.
     """
     views = views_with_object(capture, workspace)
-    ready, prompts = _read_request(capture, workspace, prompt, views)
+    ready, prompts = read_request(capture, workspace, prompt, views)
+    names = list(dict.fromkeys(one.object for one in prompts)) or [DEFAULT_OBJECT]
+    unknown = [name for name in objects if name not in names]
+    if unknown:
+        raise SpinnerfError(f"--objects {unknown[0]}: no object is called so; there are: {', '.join(names)}")
     if segmenter == "folder":
         raise SpinnerfError("segmenter 'folder' wants masks; name their folder: --masks FOLDER, without --segmenter")
-    recorded = {} if overwrite else workspace.read_manifest()["stages"].get(STAGE, {}).get("parameters", {})
-    pointed = any(one.mask_path is None for one in prompts)
+    stages = workspace.read_manifest()["stages"]
+    recorded = {} if overwrite else stages.get(TRACK_STAGE, {}).get("parameters", {})
+    pointed = any(not one.painted_only for one in prompts)
     said = [set(ready)] if ready else [{p.view for p in prompts if p.object == one.object} for one in prompts]
     segmenter = _chosen(SEGMENTERS, segmenter, recorded, pointed)
     tracker = _chosen(TRACKERS, tracker, recorded, any(view.photo not in photos for view in views for photos in said))
@@ -93,34 +105,119 @@ def segment_capture(
         "allow_large_mask": allow_large_mask,
     }
     inputs = list(dict.fromkeys([*(view.path for view in views), *files]))
-    outputs = [workspace.prompts_path, workspace.masks_2d]
-    with workspace.stage(STAGE, parameters, inputs, outputs, overwrite) as stage:
+    # Both are asked for an overwrite before either writes.
+    folder = workspace.root / OBJECTS
+    if not overwrite and not folder.exists():
+        workspace.stage(STAGE, {}, [], [workspace.masks_2d], overwrite)
+    with workspace.stage(TRACK_STAGE, parameters, inputs, [workspace.prompts_path, folder], overwrite) as stage:
         if not stage.fresh:
-            sources = _source_masks(capture, prompts, ready, segmenter, allow_large_mask)
-            masks = _track(views, sources, tracker)
-            photos_said = {photo for by_photo in sources.values() for photo in by_photo}
-            folder = stage.folder(workspace.masks_2d)
+            if made is None:
+                sources = source_masks(capture, prompts, ready, segmenter, allow_large_mask)
+                tracked = track_with_bar(views, sources, tracker)
+            else:
+                sources, tracked = made
+            _refuse_lost(views, sources, tracked)
             for view in views:
-                object_mask = masks[view.photo]
-                if object_mask is None:
-                    # A run that was interrupted, with the same key, cannot have left one: the trackers are deterministic.
-                    stage.record(view.photo, LOST, origin="tracked")
-                    continue
-                save_object_mask(folder / f"{view.photo}.png", object_mask)
-                origin = "tracked" if view.photo not in photos_said else ("given" if view.photo in ready else "prompt")
-                stage.record(view.photo, origin=origin, area=int(object_mask.sum()))
+                record = {}
+                for name, in_photos in tracked.items():
+                    object_mask, given = in_photos[view.photo], view.photo in sources.get(name, {})
+                    if object_mask is None:
+                        record[name] = {"origin": LOST}
+                        continue
+                    save_object_mask(stage.folder(folder) / name / f"{view.photo}.png", object_mask)
+                    origin = "tracked" if not given else ("given" if view.photo in ready else "prompt")
+                    record[name] = {"origin": origin, "area": int(object_mask.sum())}
+                stage.record(view.photo, objects=record)
             save_prompts(stage.folder(workspace.prompts_path), prompts)
+    _select(workspace, views, list(objects) or names, parameters, overwrite)
+    write_previews(workspace, views, prompts)
     return workspace
 
 
-# ----------------------------------------------------------------------------------------------------------------- input
+def _select(
+    workspace: Workspace, views: Sequence[View], names: list[str], made_by: dict[str, Any], overwrite: bool
+) -> None:
+    """masks_2d: the objects that are to be removed, together."""
+    folder = workspace.root / OBJECTS
+    parameters = {"objects": names, "segmenter": made_by["segmenter"], "tracker": made_by["tracker"]}
+    with workspace.stage(STAGE, parameters, [folder], [workspace.masks_2d], overwrite) as stage:
+        if stage.fresh:
+            return
+        records = workspace.records(TRACK_STAGE)
+        for view in views:
+            of_objects = records[view.photo]["objects"]
+            found = [name for name in names if of_objects[name]["origin"] != LOST]
+            shape = (view.height, view.width)
+            object_mask = united([load_object_mask(folder / name / f"{view.photo}.png", shape) for name in found])
+            if object_mask is None:
+                # A run that was interrupted, with the same key, cannot have left one: the trackers are deterministic.
+                stage.record(view.photo, LOST, origin="tracked")
+                continue
+            save_object_mask(stage.folder(workspace.masks_2d) / f"{view.photo}.png", object_mask)
+            origins = {of_objects[name]["origin"] for name in found}
+            origin = next(one for one in ("prompt", "given", "tracked") if one in origins)
+            stage.record(view.photo, origin=origin, area=int(object_mask.sum()))
+
+
+def _refuse_lost(views: Sequence[View], sources: ObjectMasks, tracked: Tracked) -> None:
+    """An object that is found in no other photo was none, or the photo that shows it best was not the one pointed at."""
+    for name, in_photos in tracked.items():
+        others = [view.photo for view in views if view.photo not in sources.get(name, {})]
+        if len(others) > 1 and all(in_photos[photo] is None for photo in others):
+            pointed = ", ".join(f"'{photo}'" for photo in sources[name])
+            raise SpinnerfError(
+                f"object '{name}', pointed at in photo {pointed}, was found in none of the other {len(others)} photos; point "
+                f"at it more exactly, or in more photos: --view {next(iter(sources[name]))} --points X,Y --view {others[0]} "
+                "--points X,Y"
+            )
+
+
+def lost_photos(workspace: Workspace) -> list[str]:
+    """Photos in which no object that is to be removed was found."""
+    return [photo for photo, record in workspace.records(STAGE).items() if record["status"] == LOST]
+
+
+def write_previews(workspace: Workspace, views: Sequence[View], prompts: Sequence[Prompt]) -> list[Path]:
+    """Writes preview/<photo>.png for every photo that was pointed at: masks and prompts over it.
+
+    Args:
+        workspace: with masks in objects/.
+        views: of the capture.
+        prompts: in pixels of their photos.
+
+    Returns:
+        The pictures' files.
+    """
+    names = list(dict.fromkeys(one.object for one in prompts))
+    written = []
+    for view in views:
+        here = {one.object: one for one in prompts if one.view == view.photo}
+        if not here:
+            continue
+        files = [workspace.root / OBJECTS / name / f"{view.photo}.png" for name in names]
+        image = view.read_image()
+        nothing = image[..., 0] != image[..., 0]
+        masks = [load_object_mask(file) if file.is_file() else nothing for file in files]
+        path = workspace.root / PREVIEW / f"{view.photo}.png"
+        write_png(path, preview(image, [(mask, here.get(name)) for mask, name in zip(masks, names, strict=True)]))
+        written.append(path)
+    return written
+
+
+def known_objects(workspace: Workspace) -> list[str]:
+    """Names of the objects in prompts.json, in its order; none where nothing was pointed at yet."""
+    if not workspace.prompts_path.is_file():
+        return []
+    return list(dict.fromkeys(one.object for one in load_prompts(workspace.prompts_path)))
+
+
 def views_with_object(capture: Capture, workspace: Workspace) -> list[View]:
     """The views to segment, along the camera path.
 
     Raises:
         SpinnerfError: all photos are named as object-free.
     """
-    from spinnerf_ns.scene.capture import order_along_path
+    from spinnerf_ns.scene.camera_path import order_along_path
 
     object_free = set(workspace.object_free)
     views = [view for view in capture.views if view.photo not in object_free]
@@ -138,152 +235,10 @@ def _chosen(registry: Registry, backend: Any, recorded: dict[str, Any], needed: 
     return choose(registry, backend, recorded=(recorded.get(registry.kind) or {}).get("name"))
 
 
-def _read_request(
-    capture: Capture, workspace: Workspace, prompt: Prompt | Sequence[Prompt] | Path | None, views: Sequence[View]
-) -> tuple[dict[str, Path], list[Prompt]]:
-    """Ready masks of a folder (photo -> file) and checked prompts with the photos' keys for views."""
-    wanted = {view.photo for view in views}
-    if prompt is None:
-        if not workspace.prompts_path.is_file():
-            raise SpinnerfError(
-                f"{capture.data}: no prompt and no masks; say what to remove: --view PHOTO --points X,Y, or --masks FOLDER"
-            )
-        prompt = load_prompts(workspace.prompts_path)
-        if not prompt:
-            raise SpinnerfError(
-                f"{workspace.prompts_path}: its masks came from a folder, which is not kept; name it again: --masks FOLDER"
-            )
-    if isinstance(prompt, Path):
-        return _match_masks(capture, prompt, wanted), []
-    prompts = []
-    for one in [prompt] if isinstance(prompt, Prompt) else list(prompt):
-        view = capture.view(one.view)
-        if view.photo not in wanted:
-            raise SpinnerfError(f"photo '{view.photo}' is object-free, says {workspace.manifest_path}; point at another")
-        if any((view.photo, one.object) == (other.view, other.object) for other in prompts):
-            raise SpinnerfError(f"photo '{view.photo}' has two prompts; put all points of a photo into one")
-        one = dataclasses.replace(one, view=view.photo)
-        one.check(view.width, view.height)
-        prompts.append(one)
-    if not prompts:
-        raise SpinnerfError(f"{capture.data}: no prompt; say what to remove: --view PHOTO --points X,Y or --masks FOLDER")
-    return {}, prompts
-
-
-def _match_masks(capture: Capture, folder: Path, wanted: set[str]) -> dict[str, Path]:
-    """Photo -> mask file; masks of object-free photos are left out."""
-    matched: dict[str, Path] = {}
-    for path in mask_files(folder):
-        name = path.relative_to(folder).as_posix()
-        try:
-            photo = capture.view(name).photo
-        except SpinnerfError as error:
-            raise SpinnerfError(f"{path}: is no photo's mask; name masks like the photos (<photo>.png): {error}") from error
-        if photo in matched:
-            raise SpinnerfError(f"{path}: photo '{photo}' has another mask, {matched[photo]}; keep one of them")
-        matched[photo] = path
-    found = {photo: path for photo, path in matched.items() if photo in wanted}
-    if not found:
-        raise SpinnerfError(f"{folder}: has masks of object-free photos only; add one of a photo that shows the object")
-    return found
-
-
-def check_mask(object_mask: BoolMask, what: str, allow_large_mask: bool, mend: str) -> None:
-    """Refuses a mask that cannot be meant.
-
-    Args:
-        object_mask: (H, W).
-        what: its name in the message.
-        allow_large_mask: whether it may cover more than half of the photo.
-        mend: what to do about it.
-
-    Raises:
-        SpinnerfError: it is empty or too large.
-    """
-    if not object_mask.any():
-        raise SpinnerfError(f"{what}: the mask is empty, expected some pixels of the object; {mend}")
-    part = float(object_mask.mean())
-    if part > LARGEST_PART and not allow_large_mask:
-        raise SpinnerfError(
-            f"{what}: the mask covers {part:.0%} of the photo, expected less than half (object is white, the rest black); "
-            f"{mend}, or allow it with --allow-large-mask"
-        )
-
-
-def _source_masks(
-    capture: Capture, prompts: Sequence[Prompt], ready: dict[str, Path], segmenter: Segmenter, allow_large_mask: bool
-) -> ObjectMasks:
-    """The masks of all photos that somebody said something about. Ready masks of a folder are those of object 1."""
-    sources: ObjectMasks = {}
-    for photo, path in ready.items():
-        view = capture.view(photo)
-        object_mask = load_object_mask(path, (view.height, view.width))
-        if object_mask.any():  # one photo of many may miss the object
-            check_mask(object_mask, str(path), allow_large_mask, "if white is the background, invert it")
-        sources.setdefault(1, {})[photo] = object_mask
-    if ready and not any(mask.any() for mask in sources[1].values()):
-        folder = next(iter(ready.values())).parent
-        raise SpinnerfError(f"{folder}: all masks are empty; paint the object white in one or more")
-    for prompt in prompts:
-        view = capture.view(prompt.view)
-        if prompt.mask_path is not None:
-            object_mask = load_object_mask(prompt.mask_path, (view.height, view.width))
-            mend = "if white is the background, invert it" if object_mask.any() else "paint the object white"
-            check_mask(object_mask, str(prompt.mask_path), allow_large_mask, mend)
-        else:
-            object_mask = segmenter.segment(view.read_image(), prompt)
-            check_mask(
-                object_mask,
-                f"photo '{prompt.view}', by segmenter '{segmenter.name}'",
-                allow_large_mask,
-                "add points on the object (X,Y,1) and beside it (X,Y,0), or draw a box",
-            )
-        sources.setdefault(prompt.object, {})[prompt.view] = object_mask
-    return sources
-
-
-# ----------------------------------------------------------------------------------------------------------------- tracking
-def _track(views: Sequence[View], sources: ObjectMasks, tracker: Tracker) -> dict[str, BoolMask | None]:
-    """Photo -> the mask of all objects or None, of all views."""
-    if all(view.photo in by_photo for by_photo in sources.values() for view in views):
-        return {view.photo: _united([by_photo[view.photo] for by_photo in sources.values()]) for view in views}
-    from nerfstudio.utils.rich_utils import CONSOLE
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    readers: list[Callable[[], Any]] = [view.read_image for view in views]
-    by_index = {
-        number: {index: by_photo[view.photo] for index, view in enumerate(views) if view.photo in by_photo}
-        for number, by_photo in sources.items()
-    }
-    at_once = len(by_index) > 1 and hasattr(tracker, "track_objects")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=CONSOLE, transient=True) as bar:
-        what = "the object" if len(by_index) == 1 else f"{len(by_index)} objects"
-        rounds = 1 if at_once else len(by_index)
-        task = bar.add_task(f"Tracking {what} ({tracker.name})", total=len(views) * rounds)
-
-        def advance(index: int) -> None:
-            bar.advance(task)
-
-        if at_once:
-            masks = tracker.track_objects(readers, by_index, advance)
-        else:
-            masks = {number: tracker.track(readers, by_photo, advance) for number, by_photo in by_index.items()}
-    return {view.photo: _united([found[index] for found in masks.values()]) for index, view in enumerate(views)}
-
-
-def _united(masks: Sequence[BoolMask | None]) -> BoolMask | None:
-    """One mask of all objects in a photo; None where none of them was found."""
-    found = [object_mask for object_mask in masks if object_mask is not None]
-    return np.logical_or.reduce(found) if found else None
-
-
 def _prompt_key(prompt: Prompt) -> dict[str, Any]:
     """What the masks depend on: not the words. A mask by its name, to tell which is whose: its contents are an input."""
     key = {**dataclasses.asdict(prompt), "mask_path": prompt.mask_path and prompt.mask_path.name}
-    del key["text"]
-    if prompt.object == 1:
-        del key["object"]  # as before there could be several
+    del key["text"], key["size"]
     return key
 
 

@@ -19,7 +19,8 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import write_png
 from spinnerf_ns.registry import Registry
 from spinnerf_ns.segmentation.pretrained import load_folder, pick_device
-from spinnerf_ns.segmentation.prompts import Prompt, load_prompts
+from spinnerf_ns.segmentation.prompts import DEFAULT_OBJECT, Prompt
+from spinnerf_ns.segmentation.prompts_file import load_prompts
 
 if TYPE_CHECKING:
     from spinnerf_ns.scene.capture import Capture
@@ -179,7 +180,14 @@ def text_prompts(
             )
         numbers = parse_pick(pick, len(hits), f"photo '{chosen.photo}': {listed}")
     return [
-        Prompt(chosen.photo, box=hits[number - 1].box, object=place, text=text) for place, number in enumerate(numbers, start=1)
+        Prompt(
+            chosen.photo,
+            box=hits[number - 1].box,
+            object=DEFAULT_OBJECT if place == 1 else f"{DEFAULT_OBJECT} {place}",
+            text=text,
+            size=(chosen.width, chosen.height),
+        )
+        for place, number in enumerate(numbers, start=1)
     ]
 
 

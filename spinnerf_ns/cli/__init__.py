@@ -56,7 +56,8 @@ def _run(arguments: list[str] | None) -> None:
 
     command = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
     try:
-        tyro.cli(command, prog=f"ns-spinnerf {name}", description=COMMANDS[name][1], args=arguments[1:]).main()
+        words = getattr(command, "prepare_arguments", list)(arguments[1:])
+        tyro.cli(command, prog=f"ns-spinnerf {name}", description=COMMANDS[name][1], args=words).main()
     except SpinnerfError as error:
         print(f"ns-spinnerf {name}: {error}", file=sys.stderr)
         sys.exit(1)

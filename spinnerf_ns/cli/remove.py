@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from spinnerf_ns.cli.segment import Segment
+from spinnerf_ns.cli.segment import Pointing
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.removal.config import ExportConfig
 from spinnerf_ns.removal.export import make_inpainter
@@ -22,7 +22,7 @@ class Remove:
     Every stage is kept in the capture's workspace: the same command after an interruption goes on where it stopped.
     """
 
-    segment: Annotated[Segment, tyro.conf.arg(name="")]
+    segment: Annotated[Pointing, tyro.conf.arg(name="")]
     """What to remove."""
     export: ExportConfig = field(default_factory=ExportConfig)
     """How photos and depth are cleaned."""
@@ -32,6 +32,8 @@ class Remove:
     """Iterations of the segmentation stage; by default the method's."""
     inpaint_steps: int | None = None
     """Iterations of the inpainting stage; by default the method's."""
+
+    prepare_arguments = staticmethod(Pointing.prepare_arguments)
 
     def main(self) -> None:
         """Runs all stages."""

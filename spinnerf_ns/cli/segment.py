@@ -1,8 +1,11 @@
-"""ns-spinnerf segment: from clicks in one photo to object masks in every photo."""
+"""ns-spinnerf segment: from clicks to object masks in every photo, in a browser or on the command line."""
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,21 +19,34 @@ if TYPE_CHECKING:
 
 COMMAND = "segment"
 
+MANY_LOST = 0.5
+"""Where the object is lost in more than this part of the photos, that is said loudly."""
+
 
 @dataclass
-class Segment:
-    """Segment an object in one photo and track it through the others: <data>/spinnerf/masks_2d."""
+class Pointing:
+    """What to remove, and what makes masks of it."""
 
     data: Path
     """The posed capture: a folder that ns-train reads, or its transforms.json."""
     view: str | None = None
-    """The photo that is pointed at, by its file name. Without it, --text looks in the middle of the camera path."""
+    """The photo that is pointed at, by its file name. Several: --view A --points ... --view B --box ...; what follows a photo's
+    name is about it. Without it, --text looks in the middle of the camera path."""
+    object: str | None = None
+    """A name for the object. Several: --object vase --view A --box ... --object lamp --view A --points ..."""
     points: tuple[str, ...] = ()
-    """X,Y on the object, or X,Y,0 beside it; in pixels from the photo's top left corner. Several, separated by blanks."""
+    """X,Y on the object, or X,Y,0 beside it; in pixels of the original photo as a viewer shows it, from its top left corner.
+    Several, separated by blanks."""
     box: str | None = None
-    """X0,Y0,X1,Y1 around the object, in pixels, top left corner first."""
+    """X0,Y0,X1,Y1 around the object, in the same pixels, top left corner first."""
     mask: Path | None = None
-    """A ready mask of the photo, in place of points and box: object white, the rest black."""
+    """A ready mask of the photo, in place of a box: object white, the rest black. Points and strokes correct it."""
+    brush: tuple[str, ...] = ()
+    """Brush strokes, RADIUS,LABEL,X,Y,X,Y,... in the same pixels: label 1 paints, 0 erases; they have the last word."""
+    prompts: tuple[str, ...] = ()
+    """What several --view become, for programs: per photo {"view", "object", "points", "box", "mask", "brush"} as JSON."""
+    objects: tuple[str, ...] = ()
+    """Which of the named objects are removed; by default all."""
     text: str | None = None
     """What to remove, in English words ("the statue"), in place of points and box. Needs the extra [sam2]."""
     text_pick: str | None = None
@@ -54,14 +70,20 @@ class Segment:
     overwrite: bool = False
     """Replace masks that were made from another prompt or with other settings."""
 
+    @staticmethod
+    def prepare_arguments(arguments: Sequence[str]) -> list[str]:
+        """The command line with its groups gathered, before tyro reads it."""
+        from spinnerf_ns.cli.groups import gather_groups
+
+        return gather_groups(arguments)
+
     def main(self) -> None:
-        """Runs the command."""
+        """Makes the masks."""
         from nerfstudio.utils.rich_utils import CONSOLE
 
-        from spinnerf_ns.accel.cpu import lite_here
         from spinnerf_ns.scene.capture import load_capture
         from spinnerf_ns.scene.workspace import Workspace
-        from spinnerf_ns.segmentation.segment import LOST, STAGE, segment_capture
+        from spinnerf_ns.segmentation.segment import PREVIEW, STAGE, lost_photos, segment_capture
 
         request = self.request()
         segmenter, tracker = self.backends()
@@ -69,14 +91,34 @@ class Segment:
         capture = load_capture(self.data)
         if self.text is not None:
             request = self.find_text(capture, workspace)
-        segment_capture(capture, workspace, request, segmenter, tracker, self.overwrite, self.allow_large_mask)
-        records = workspace.records(STAGE)
-        lost = [photo for photo, record in records.items() if record["status"] == LOST]
-        text = f"{workspace.masks_2d}: {len(records) - len(lost)} masks"
+        elif isinstance(request, list):
+            request, lines = in_used_pixels(capture, request)
+            for line in lines:
+                CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
+        segment_capture(
+            capture, workspace, request, segmenter, tracker, self.overwrite, self.allow_large_mask, self.objects
+        )
+        count, lost = len(workspace.records(STAGE)), lost_photos(workspace)
+        text = f"{workspace.masks_2d}: {count - len(lost)} masks"
+        if (workspace.root / PREVIEW).is_dir():
+            text += f"; what was pointed at: {workspace.root / PREVIEW}"
         if lost:
-            text += f"; the object was lost in {len(lost)} photos ({', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''})"
-        text += f"; look at them, then: ns-train {lite_here('spinnerf-seg')} --data {self.data}"
+            named = f"{', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}"
+            text += f"; the object was lost in {len(lost)} photos ({named})"
+        text += f"; look at them, then: {train_command(self.data, self.workspace)}"
         CONSOLE.print(text, markup=False, soft_wrap=True)
+        if len(lost) > MANY_LOST * count:
+            CONSOLE.print(
+                f"WARNING: the object was lost in {len(lost)} of {count} photos. What is not masked stays in the scene. Point at "
+                f"it in one of them as well: {self.with_view(workspace, lost[len(lost) // 2])}",
+                style="bold red", markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
+
+    def with_view(self, workspace: Workspace, photo: str) -> str:
+        """The command that adds a photo to what was pointed at."""
+        words = ["ns-spinnerf", COMMAND, "--data", str(self.data)]
+        words += [] if self.workspace is None else ["--workspace", str(self.workspace)]
+        return f"{shlex.join(words)} --page, or in one command --view ... --view {shlex.quote(photo)} --points X,Y --overwrite"
 
     def backends(self) -> tuple[str | Segmenter, str | Tracker]:
         """Segmenter and tracker: by name, or made with the options given.
@@ -109,35 +151,84 @@ class Segment:
         ask = (lambda question: input(f"{question} ")) if sys.stdin.isatty() and sys.stdout.isatty() else None
         return text_prompts(capture, workspace, self.text, self.view, self.text_pick, detector, ask, self.overwrite)
 
-    def request(self) -> Prompt | Path | None:
-        """What was asked for: a prompt, a folder of masks, or None (what prompts.json says, or words).
+    def request(self) -> list[Prompt] | Path | None:
+        """What was asked for: prompts in pixels of original photos, a folder of masks, or None (what prompts.json says, or words).
 
         Raises:
             SpinnerfError: options that contradict each other, or points and boxes that cannot be read.
         """
-        from spinnerf_ns.segmentation.prompts import Prompt, parse_box, parse_point
-
-        ways = (("--points", self.points), ("--box", self.box), ("--mask", self.mask), ("--text", self.text))
+        ways = (("--points", self.points), ("--box", self.box), ("--mask", self.mask), ("--brush", self.brush),
+                ("--text", self.text))  # fmt: skip
         pointed = [name for name, value in ways if value]
         if self.masks is not None:
-            if pointed or self.view is not None:
+            if pointed or self.view is not None or self.prompts:
                 raise SpinnerfError(f"--masks and {(pointed or ['--view'])[0]} were given; give one of them")
             return Path(self.masks)
         if self.text is not None:
-            if pointed != ["--text"]:
-                raise SpinnerfError(f"--text and {(pointed or ['no words'])[0]} were given; give words, or points and box")
+            if pointed != ["--text"] or self.prompts:
+                raise SpinnerfError(
+                    f"--text and {[*pointed, 'several photos'][0]} were given; give words, or points and box"
+                )
             return None  # a photo must be looked at first
         if self.text_pick is not None:
             raise SpinnerfError("--text-pick was given, but no words; add --text WORDS")
+        if self.prompts:
+            try:
+                groups = [dict(json.loads(group)) for group in self.prompts]
+            except (ValueError, TypeError) as error:
+                raise SpinnerfError(f'--prompts {self.prompts[0]}: expected JSON like {{"view": "a", ...}} ({error})') from error
+            return [_prompt(group) for group in groups]
         if self.view is None:
             if pointed:
                 raise SpinnerfError(f"{pointed[0]} was given, but not in which photo; add --view PHOTO")
             return None
-        parsed = [parse_point(text) for text in self.points]
-        return Prompt(
-            view=self.view,
-            points=tuple(point for point, _ in parsed),
-            labels=tuple(label for _, label in parsed),
-            box=None if self.box is None else parse_box(self.box),
-            mask_path=None if self.mask is None else Path(self.mask),
-        )
+        group = {"view": self.view, "object": self.object, "points": self.points, "box": self.box, "mask": self.mask}
+        return [_prompt({**group, "brush": self.brush})]
+
+
+@dataclass
+class Segment(Pointing):
+    """Segment an object in some photos and track it through the others: <data>/spinnerf/masks_2d."""
+
+
+def _prompt(group: dict[str, Any]) -> Prompt:
+    """A prompt from a group of options.
+
+    Raises:
+        SpinnerfError: points, a box or strokes that cannot be read.
+    """
+    from spinnerf_ns.segmentation.prompts import DEFAULT_OBJECT, Prompt, parse_box, parse_point, parse_stroke
+
+    if not group.get("view"):
+        raise SpinnerfError(f"object '{group.get('object')}': no photo is named; add --view PHOTO")
+    parsed = [parse_point(text) for text in group.get("points") or ()]
+    return Prompt(
+        view=group["view"],
+        points=tuple(point for point, _ in parsed),
+        labels=tuple(label for _, label in parsed),
+        box=None if group.get("box") is None else parse_box(group["box"]),
+        mask_path=None if group.get("mask") is None else Path(group["mask"]),
+        object=group.get("object") or DEFAULT_OBJECT,
+        brush=tuple(parse_stroke(text) for text in group.get("brush") or ()),
+    )
+
+
+def in_used_pixels(capture: Capture, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[str]]:
+    """Prompts in pixels of the photos that are used, and a line for each photo that says what its coordinates were taken for.
+
+    Raises:
+        SpinnerfError: an unknown photo, or a place that is no part of it.
+    """
+    from spinnerf_ns.segmentation.pointing import to_used
+
+    made = [to_used(prompt, capture.view(prompt.view)) for prompt in prompts]
+    return [prompt for prompt, _ in made], list(dict.fromkeys(line for _, line in made))
+
+
+def train_command(data: Path, workspace: Path | None) -> str:
+    """What follows the masks, runnable as printed."""
+    from spinnerf_ns.accel.cpu import lite_here
+
+    words = ["ns-train", lite_here("spinnerf-seg")]
+    words += [] if workspace is None else ["--pipeline.datamanager.workspace", str(workspace)]
+    return shlex.join([*words, "--data", str(data)])

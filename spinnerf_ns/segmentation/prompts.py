@@ -69,7 +69,7 @@ class Prompt:
             width, height: that photo's size in pixels.
         """
         if self.size is None:
-            return dataclasses.replace(self, size=(width, height))
+            return dataclasses.replace(self.moved(lambda x, y: (float(x), float(y)), 1.0), size=(width, height))
         if self.size == (width, height):
             return self
         across, down = width / self.size[0], height / self.size[1]

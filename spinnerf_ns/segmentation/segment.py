@@ -130,7 +130,7 @@ def segment_capture(
                 stage.record(view.photo, objects=record)
             save_prompts(stage.folder(workspace.prompts_path), prompts)
     _select(workspace, views, list(objects) or names, parameters, overwrite)
-    write_previews(workspace, views, prompts)
+    write_previews(workspace, views, prompts, anew=not stage.fresh)
     return workspace
 
 
@@ -177,31 +177,26 @@ def lost_photos(workspace: Workspace) -> list[str]:
     return [photo for photo, record in workspace.records(STAGE).items() if record["status"] == LOST]
 
 
-def write_previews(workspace: Workspace, views: Sequence[View], prompts: Sequence[Prompt]) -> list[Path]:
+def write_previews(workspace: Workspace, views: Sequence[View], prompts: Sequence[Prompt], anew: bool = True) -> None:
     """Writes preview/<photo>.png for every photo that was pointed at: masks and prompts over it.
 
     Args:
         workspace: with masks in objects/.
         views: of the capture.
         prompts: in pixels of their photos.
-
-    Returns:
-        The pictures' files.
+        anew: whether pictures that are there are drawn again.
     """
     names = list(dict.fromkeys(one.object for one in prompts))
-    written = []
     for view in views:
         here = {one.object: one for one in prompts if one.view == view.photo}
-        if not here:
+        path = workspace.root / PREVIEW / f"{view.photo}.png"
+        if not here or (path.is_file() and not anew):
             continue
         files = [workspace.root / OBJECTS / name / f"{view.photo}.png" for name in names]
         image = view.read_image()
         nothing = image[..., 0] != image[..., 0]
         masks = [load_object_mask(file) if file.is_file() else nothing for file in files]
-        path = workspace.root / PREVIEW / f"{view.photo}.png"
         write_png(path, preview(image, [(mask, here.get(name)) for mask, name in zip(masks, names, strict=True)]))
-        written.append(path)
-    return written
 
 
 def known_objects(workspace: Workspace) -> list[str]:

@@ -81,7 +81,8 @@ def read_request(
         prompts.append(one)
     if not prompts:
         raise SpinnerfError(f"{capture.data}: no prompt; say what to remove: --view PHOTO --points X,Y or --masks FOLDER")
-    return {}, prompts
+    names = list(dict.fromkeys(one.object for one in prompts))
+    return {}, sorted(prompts, key=lambda one: names.index(one.object))  # as prompts.json keeps them
 
 
 def match_masks(capture: Capture, folder: Path, wanted: set[str]) -> dict[str, Path]:

@@ -185,7 +185,6 @@ def text_prompts(
             box=hits[number - 1].box,
             object=DEFAULT_OBJECT if place == 1 else f"{DEFAULT_OBJECT} {place}",
             text=text,
-            size=(chosen.width, chosen.height),
         )
         for place, number in enumerate(numbers, start=1)
     ]

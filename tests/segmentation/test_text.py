@@ -12,7 +12,8 @@ from spinnerf_ns.cli.segment import Segment
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_object_mask, read_image
 from spinnerf_ns.segmentation import segment_capture
-from spinnerf_ns.segmentation.prompts import Prompt, load_prompts
+from spinnerf_ns.segmentation.prompts import Prompt
+from spinnerf_ns.segmentation.prompts_file import load_prompts
 from spinnerf_ns.segmentation.text import Hit, TextDetector, numbered, parse_pick, text_prompts
 from tests.segmentation.conftest import iou, texture, truth
 
@@ -148,7 +149,8 @@ def test_the_person_at_the_terminal_is_asked(capture, workspace, hits) -> None:
     (prompt,) = text_prompts(capture, workspace, "the thing", detector=Finds(hits), ask=ask)
     assert prompt.box == hits[1].box and len(questions) == 1 and "2 (0.60" in questions[0]
     prompts = text_prompts(capture, workspace, "the thing", pick="all", detector=Finds(hits), ask=ask)
-    assert [(one.box, one.object) for one in prompts] == [(hits[0].box, 1), (hits[1].box, 2)] and len(questions) == 1
+    assert [(one.box, one.object) for one in prompts] == [(hits[0].box, "object"), (hits[1].box, "object 2")]
+    assert len(questions) == 1
 
 
 def test_no_hit_says_what_to_do(capture, workspace) -> None:
@@ -164,7 +166,7 @@ def test_words_to_masks_and_no_second_question(twin, capture, workspace, hits) -
     assert iou(found, truth(twin, twin.prompt_view)) > 0.8
     times = {path: path.stat().st_mtime_ns for path in workspace.root.rglob("*")}
     again = text_prompts(capture, workspace, "the thing", twin.prompt_view, detector=detector)
-    assert again == prompts and len(detector.asked) == 1  # prompts.json knows
+    assert again == [one.scaled(160, 120) for one in prompts] and len(detector.asked) == 1  # prompts.json knows
     segment_capture(capture, workspace, again, tracker=Still())
     assert {path: path.stat().st_mtime_ns for path in workspace.root.rglob("*")} == times
     with pytest.raises(SpinnerfError, match="say which"):
@@ -194,9 +196,9 @@ def test_all_hits_are_objects_of_their_own(twin, capture, workspace, hits) -> No
     for hit in hits:
         both |= Boxes().segment(np.zeros((120, 160, 3)), Prompt("a", box=hit.box))
     assert all((load_object_mask(path) == both).all() for path in written)
-    assert load_prompts(workspace.prompts_path) == tuple(prompts)
-    stored = json.loads(workspace.prompts_path.read_text())["prompts"]
-    assert "object" not in stored[0] and stored[1]["object"] == 2
+    assert load_prompts(workspace.prompts_path) == tuple(one.scaled(160, 120) for one in prompts)
+    stored = json.loads(workspace.prompts_path.read_text())["objects"]
+    assert list(stored) == ["object", "object 2"]
 
 
 # ----------------------------------------------------------------------------------------------------------------- command

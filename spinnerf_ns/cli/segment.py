@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,6 +80,7 @@ class Pointing:
         """Makes the masks."""
         from nerfstudio.utils.rich_utils import CONSOLE
 
+        from spinnerf_ns.hints import say
         from spinnerf_ns.scene.capture import load_capture
         from spinnerf_ns.scene.workspace import Workspace
         from spinnerf_ns.segmentation.segment import PREVIEW, STAGE, lost_photos, segment_capture
@@ -94,10 +94,8 @@ class Pointing:
         elif isinstance(request, list):
             request, lines = in_used_pixels(capture, request)
             for line in lines:
-                CONSOLE.print(line, markup=False, highlight=False, soft_wrap=True)
-        segment_capture(
-            capture, workspace, request, segmenter, tracker, self.overwrite, self.allow_large_mask, self.objects
-        )
+                say(line)
+        segment_capture(capture, workspace, request, segmenter, tracker, self.overwrite, self.allow_large_mask, self.objects)
         count, lost = len(workspace.records(STAGE)), lost_photos(workspace)
         text = f"{workspace.masks_2d}: {count - len(lost)} masks"
         if (workspace.root / PREVIEW).is_dir():
@@ -106,19 +104,21 @@ class Pointing:
             named = f"{', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''}"
             text += f"; the object was lost in {len(lost)} photos ({named})"
         text += f"; look at them, then: {train_command(self.data, self.workspace)}"
-        CONSOLE.print(text, markup=False, soft_wrap=True)
+        say(text)
         if len(lost) > MANY_LOST * count:
             CONSOLE.print(
                 f"WARNING: the object was lost in {len(lost)} of {count} photos. What is not masked stays in the scene. Point at "
-                f"it in one of them as well: {self.with_view(workspace, lost[len(lost) // 2])}",
+                f"it in one of them as well: {self.with_view(lost[len(lost) // 2])}",
                 style="bold red", markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
 
-    def with_view(self, workspace: Workspace, photo: str) -> str:
+    def with_view(self, photo: str) -> str:
         """The command that adds a photo to what was pointed at."""
-        words = ["ns-spinnerf", COMMAND, "--data", str(self.data)]
-        words += [] if self.workspace is None else ["--workspace", str(self.workspace)]
-        return f"{shlex.join(words)} --page, or in one command --view ... --view {shlex.quote(photo)} --points X,Y --overwrite"
+        from spinnerf_ns.hints import command
+
+        page = command("ns-spinnerf", COMMAND, data=self.data, workspace=self.workspace, page=True)
+        again = command("ns-spinnerf", COMMAND, data=self.data, workspace=self.workspace)
+        return f"{page}, or {again} --view ... {command('--view', photo)} --points X,Y --overwrite"
 
     def backends(self) -> tuple[str | Segmenter, str | Tracker]:
         """Segmenter and tracker: by name, or made with the options given.
@@ -166,9 +166,7 @@ class Pointing:
             return Path(self.masks)
         if self.text is not None:
             if pointed != ["--text"] or self.prompts:
-                raise SpinnerfError(
-                    f"--text and {[*pointed, 'several photos'][0]} were given; give words, or points and box"
-                )
+                raise SpinnerfError(f"--text and {[*pointed, 'several photos'][0]} were given; give words, or points and box")
             return None  # a photo must be looked at first
         if self.text_pick is not None:
             raise SpinnerfError("--text-pick was given, but no words; add --text WORDS")
@@ -228,7 +226,6 @@ def in_used_pixels(capture: Capture, prompts: Sequence[Prompt]) -> tuple[list[Pr
 def train_command(data: Path, workspace: Path | None) -> str:
     """What follows the masks, runnable as printed."""
     from spinnerf_ns.accel.cpu import lite_here
+    from spinnerf_ns.hints import command
 
-    words = ["ns-train", lite_here("spinnerf-seg")]
-    words += [] if workspace is None else ["--pipeline.datamanager.workspace", str(workspace)]
-    return shlex.join([*words, "--data", str(data)])
+    return command("ns-train", lite_here("spinnerf-seg"), data=data, workspace=workspace)

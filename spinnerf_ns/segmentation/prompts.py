@@ -93,9 +93,7 @@ class Prompt:
             self,
             points=tuple(place(x, y) for x, y in self.points),
             box=box,
-            brush=tuple(
-                Stroke(tuple(place(x, y) for x, y in one.points), one.radius * scale, one.label) for one in self.brush
-            ),
+            brush=tuple(Stroke(tuple(place(x, y) for x, y in one.points), one.radius * scale, one.label) for one in self.brush),
         )
 
     def check(self, width: int, height: int) -> None:
@@ -281,7 +279,7 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
 
 
 def parse_stroke(text: str) -> Stroke:
-    """"RADIUS,LABEL,X,Y,X,Y,..." -> a brush stroke.
+    """ "RADIUS,LABEL,X,Y,X,Y,..." -> a brush stroke.
 
     Raises:
         SpinnerfError: it is something else.

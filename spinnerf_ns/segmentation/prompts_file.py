@@ -73,8 +73,7 @@ def prompt_to_json(prompt: Prompt, folder: Path) -> dict[str, Any]:
         "box": prompt.box and list(prompt.box),
         "mask": mask and Path(os.path.relpath(mask, folder)).as_posix(),
         "brush": [
-            {"radius": one.radius, "label": one.label, "points": [list(point) for point in one.points]}
-            for one in prompt.brush
+            {"radius": one.radius, "label": one.label, "points": [list(point) for point in one.points]} for one in prompt.brush
         ],
         "text": prompt.text,
     }
@@ -98,9 +97,7 @@ def prompt_from_json(entry: dict[str, Any], photo: str, name: str, folder: Path)
         mask_path=None if mask is None else Path(os.path.normpath(folder / mask)),
         object=name,
         text=entry.get("text"),
-        brush=tuple(
-            Stroke(_places(one["points"]), float(one["radius"]), int(one["label"])) for one in entry.get("brush", ())
-        ),
+        brush=tuple(Stroke(_places(one["points"]), float(one["radius"]), int(one["label"])) for one in entry.get("brush", ())),
         size=None if size is None else (int(size[0]), int(size[1])),
     )
 

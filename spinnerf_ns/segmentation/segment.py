@@ -134,9 +134,7 @@ def segment_capture(
     return workspace
 
 
-def _select(
-    workspace: Workspace, views: Sequence[View], names: list[str], made_by: dict[str, Any], overwrite: bool
-) -> None:
+def _select(workspace: Workspace, views: Sequence[View], names: list[str], made_by: dict[str, Any], overwrite: bool) -> None:
     """masks_2d: the objects that are to be removed, together."""
     folder = workspace.root / OBJECTS
     parameters = {"objects": names, "segmenter": made_by["segmenter"], "tracker": made_by["tracker"]}

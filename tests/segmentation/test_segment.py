@@ -381,7 +381,7 @@ def test_the_command_with_views_objects_and_a_workspace(twin, tmp_path, monkeypa
     out = capsys.readouterr().out
     assert f"photo '{photos[2]}': 160x120" in out
     command = out.split("then: ")[1].strip()
-    assert shlex.split(command)[2:] == ["--pipeline.datamanager.workspace", str(tmp_path / "my work"), "--data", str(root)]
+    assert shlex.split(command)[2:] == ["--data", str(root), "--pipeline.datamanager.workspace", str(tmp_path / "my work")]
     main([*words, "--objects", "lamp", "--overwrite"])
     mask = load_object_mask(tmp_path / "my work" / "masks_2d" / f"{photos[2]}.png")
     assert mask[70, 70] and mask.sum() == 100

@@ -10,7 +10,7 @@ A pixel is (photo, row, column), or its flat index `start[photo] + row * width[p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -37,6 +37,8 @@ class PixelPool:
     """(N,) int64: the camera of each photo."""
     usable: Tensor | None = None
     """(P,) bool: pixels that may be sampled, or None for all (nerfstudio's `valid_mask`, and for inpainting not the hole)."""
+    _listed: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
+    """The `usable` that was listed last, and its list."""
 
     @classmethod
     def from_images(
@@ -72,6 +74,19 @@ class PixelPool:
         """P."""
         return int(self.starts[-1])
 
+    def usable_pixels(self) -> Tensor:
+        """(K,) flat indices of the usable pixels, K > 0; listed once for each `usable`.
+
+        Raises:
+            SpinnerfError: there are none.
+        """
+        assert self.usable is not None
+        if self._listed is None or self._listed[0] is not self.usable:
+            self._listed = (self.usable, self.usable.nonzero()[:, 0])
+        if len(self._listed[1]) == 0:
+            raise SpinnerfError("the masks leave not one pixel to train on: do they cover all photos, or are they inverted?")
+        return self._listed[1]
+
     def locate(self, flat: Tensor) -> Tensor:
         """(R,) flat indices -> (R, 3) int64 (photo, row, column)."""
         photo = torch.searchsorted(self.starts, flat, right=True) - 1
@@ -97,11 +112,14 @@ class PixelPool:
 def sample_usable(pool: PixelPool, num_rays: int, generator: torch.Generator | None = None) -> Tensor:
     """Pixels drawn uniformly from the usable ones of all photos, with replacement.
 
-    Rejection by the block: the holes are a small part of the photos, so a second block is rare and no list of all
-    usable pixels (8 bytes each) is kept.
+    Rejection by the block: masked pixels are mostly a small part of the photos, so a second block is rare and no list of all
+    usable pixels (8 bytes each) is kept. Where they are the larger part, the list is short, and drawn from.
 
     Returns:
         (num_rays,) int64 flat indices.
+
+    Raises:
+        SpinnerfError: no pixel is usable.
     """
     if pool.usable is None:
         return torch.randint(pool.num_pixels, (num_rays,), generator=generator)
@@ -109,7 +127,10 @@ def sample_usable(pool: PixelPool, num_rays: int, generator: torch.Generator | N
     missing = num_rays
     while missing > 0:
         candidates = torch.randint(pool.num_pixels, (missing + missing // 4 + 16,), generator=generator)
-        chosen.append(candidates[pool.usable[candidates]][:missing])
+        accepted = candidates[pool.usable[candidates]]
+        if 2 * len(accepted) < len(candidates):
+            accepted = sample_list(pool.usable_pixels(), missing, generator)
+        chosen.append(accepted[:missing])
         missing -= len(chosen[-1])
     return torch.cat(chosen)
 

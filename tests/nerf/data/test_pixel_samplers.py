@@ -48,6 +48,28 @@ def test_uniform_part_is_uniform_and_keeps_off_the_hole(images):
     assert abs(float(chi_square) - freedom) < 5 * (2 * freedom) ** 0.5  # mean k, variance 2k
 
 
+def test_no_usable_pixel_is_an_error_and_not_for_ever(images):
+    """A pool whose usable pixels were all taken away later: by the removed regions, or by holes."""
+    pool = PixelPool.from_images(images)
+    pool.usable = torch.zeros(pool.num_pixels, dtype=torch.bool)
+    with pytest.raises(SpinnerfError, match="not one pixel"):
+        sample_usable(pool, 8)
+
+
+def test_few_usable_pixels_are_drawn_evenly_in_one_go(images):
+    torch.manual_seed(0)
+    pool = PixelPool.from_images(images)
+    few = torch.tensor([3, 700, pool.num_pixels - 1])
+    pool.usable = torch.zeros(pool.num_pixels, dtype=torch.bool)
+    pool.usable[few] = True
+    found, counts = sample_usable(pool, 30_000).unique(return_counts=True)
+    assert torch.equal(found, few)
+    assert (counts - 10_000).abs().max() < 500
+    pool.usable = torch.zeros(pool.num_pixels, dtype=torch.bool)
+    pool.usable[5] = True  # what was listed for other masks is not taken for these
+    assert sample_usable(pool, 100).unique().tolist() == [5]
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_every_patch_covers_the_hole_and_lies_inside_its_photo(images, stride):
     torch.manual_seed(0)

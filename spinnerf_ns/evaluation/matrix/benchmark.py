@@ -80,8 +80,8 @@ class BenchmarkConfig:
 
 
 def shared_settings(config: BenchmarkConfig) -> dict[str, Any]:
-    """What the shared segmentation run and the exports depend on, besides scene and seed."""
-    export = {name: value for name, value in asdict(config.export).items() if name != "overwrite"}
+    """What the shared segmentation run and the exports depend on, besides scene and seed; in JSON's types."""
+    export = {name: _plain(value) for name, value in asdict(config.export).items() if name != "overwrite"}
     return {
         "version": __version__, "lite": config.lite, "seg_steps": config.seg_steps, "downscale": config.downscale,
         "masks": config.masks, "tracker": config.tracker, "segmenter": config.segmenter, "export": export,
@@ -95,6 +95,10 @@ def cell_settings(config: BenchmarkConfig, method: str) -> dict[str, Any]:
         "perceptual_weights": _name(config.perceptual_weights), "lpips": [_name(path) for path in config.lpips_weights],
         "fid": _name(config.fid_weights),
     }  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    return str(Path(value).resolve()) if isinstance(value, Path) else value
 
 
 def _name(path: Path | None) -> str | None:

@@ -18,6 +18,7 @@ from spinnerf_ns.evaluation.matrix.benchmark import BenchmarkConfig, Paths, cell
 from spinnerf_ns.evaluation.matrix.scenes import SPIN_NERF_SCENES, find_scenes, prepare_scene
 from spinnerf_ns.evaluation.matrix.table import markdown, spread, where_ours_is_not_best, write_results
 from spinnerf_ns.files import load_object_mask, read_image, save_object_mask, write_png
+from spinnerf_ns.removal.config import ExportConfig
 from spinnerf_ns.scene.cameras import project, unproject
 from spinnerf_ns.scene.capture import load_capture
 from spinnerf_ns.scene.workspace import Workspace
@@ -154,6 +155,20 @@ def test_a_cell_is_trained_measured_and_not_computed_again(twin, tmp_path, monke
     before = path.stat().st_mtime_ns
     seed.method_cell("per-view-detached", {"seconds": {}})
     assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("method", ["per-view", "segmentation"])
+def test_a_cell_is_written_whatever_the_export_is_told(method, twin, tmp_path) -> None:
+    """A folder of inpainted photos and a mended reference photo are paths, which JSON has not."""
+    export = ExportConfig(inpainter="folder", inpainted=tmp_path / "inpainted", reference_photo=tmp_path / "mended.png")
+    config = BenchmarkConfig((str(twin.root),), ("per-view",), (0,), tmp_path, perceptual_loss="ssim", export=export)
+    (source,) = find_scenes(config.scenes)
+    prepare_scene(source, Paths(tmp_path, source.name).capture, scene_key(source, config))
+    seed = benchmark_worker.Seed(config, source, 0)
+    seed._write(method, {"settings": cell_settings(config, method), "figures": {"psnr_mask": np.float32(20)}})
+    cell = json.loads(Paths(tmp_path, source.name, 0).cell(method).read_text())
+    assert cell["settings"]["export"]["inpainted"] == str(tmp_path / "inpainted")
+    assert digest(cell["settings"]) == digest(cell_settings(config, method))
 
 
 def _cells(config: BenchmarkConfig, value=lambda method, seed: 20.0) -> None:

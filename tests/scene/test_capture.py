@@ -297,6 +297,29 @@ def test_viewing_direction_counts_where_the_camera_only_turns():
     assert [angles[i] for i in order] == sorted(angles)
 
 
+def test_many_shuffled_photos_come_back_in_order_without_a_table_of_all_pairs():
+    import tracemalloc
+
+    count = 1000
+    shuffled = np.random.default_rng(0).permutation(count)
+    poses = [look_at((np.cos(a), np.sin(a), 0.0), (0, 0, 0)) for a in np.linspace(0, 5, count)]
+    views = views_of([poses[i] for i in shuffled])
+    order_along_path(views[:3])  # what is imported then is not counted
+    tracemalloc.start()
+    order = order_along_path(views)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    path = shuffled[order]
+    assert np.array_equal(path, np.arange(count)) or np.array_equal(path, np.arange(count)[::-1])
+    assert peak < 8 * count**2  # bytes of that table
+
+
+def test_equal_poses_and_few_views_have_an_order():
+    pose = look_at((1, 0, 0), (0, 0, 0))
+    for count in (1, 2, 3, 40):
+        assert sorted(order_along_path(views_of([pose] * count))) == list(range(count))
+
+
 def test_real_paths(real_data):
     views = load_capture(real_data / "lund_door").views
     assert order_along_path(views) == list(range(12))  # photographed from left to right

@@ -80,12 +80,12 @@ class BackgroundModel(SpinnerfModel):
     def _emptied(self, density_fn: Any) -> Any:
         return lambda positions, *args, **kwargs: density_fn(positions, *args, **kwargs) * self.outside_hull(positions)
 
-    def _query_field(self, ray_samples: RaySamples) -> tuple[dict, Tensor, Tensor]:
-        outputs, positions, geometry = super()._query_field(ray_samples)
+    def _query_field(self, ray_samples: RaySamples) -> tuple[dict, Tensor]:
+        outputs, positions = super()._query_field(ray_samples)
         if self.hull is not None:
             kept = self.outside_hull(ray_samples.frustums.get_positions())
             outputs[FieldHeadNames.DENSITY] = outputs[FieldHeadNames.DENSITY] * kept
-        return outputs, positions, geometry
+        return outputs, positions
 
 
 @torch.random.fork_rng()

@@ -104,10 +104,10 @@ class SpinnerfModel(NerfactoModel):
         if self.training:
             self.camera_optimizer.apply_to_raybundle(ray_bundle)
         ray_samples, weights_list, ray_samples_list = self.proposal_sampler(ray_bundle, density_fns=self.density_fns)
-        field_outputs, positions, geometry = self._query_field(ray_samples)
+        field_outputs, positions = self._query_field(ray_samples)
         if self.config.use_gradient_scaling:
             field_outputs = scale_gradients_by_distance_squared(field_outputs, ray_samples)
-        weights = ray_samples.get_weights(self.carve(field_outputs[FieldHeadNames.DENSITY], positions, geometry))
+        weights = ray_samples.get_weights(self.carve(field_outputs[FieldHeadNames.DENSITY], positions))
         weights_list.append(weights)
         ray_samples_list.append(ray_samples)
 
@@ -133,21 +133,22 @@ class SpinnerfModel(NerfactoModel):
             self._add_normals(outputs, field_outputs, weights, ray_bundle)
         if self.training and "directions_norm" in metadata:
             outputs["directions_norm"] = metadata["directions_norm"]
-        outputs.update(self.extra_outputs(ray_bundle, ray_samples, weights, positions, geometry))
+        outputs.update(self.extra_outputs(ray_bundle, ray_samples, weights, positions))
         return outputs
 
-    def _query_field(self, ray_samples: RaySamples) -> tuple[dict, Tensor, Tensor]:
-        """The field's outputs, (R, S, 3) positions in the grid's [0, 1], and (R, S, G) geometry features."""
-        if self.config.predict_normals and self._is_wanted("normals", "pred_normals"):
-            field_outputs = self.field.forward(ray_samples, compute_normals=True)
-            geometry = torch.empty(0)
-        else:
+    def _query_field(self, ray_samples: RaySamples) -> tuple[dict, Tensor]:
+        """The field's outputs and (R, S, 3) positions in the grid's [0, 1]."""
+        wants_normals = self.config.predict_normals and self._is_wanted("normals", "pred_normals")
+        with torch.enable_grad() if wants_normals else nullcontext():
             density, geometry = self.field.get_density(ray_samples)
-            field_outputs = {}
-            if self._is_wanted("rgb"):
-                field_outputs = self.field.get_outputs(ray_samples, density_embedding=geometry)
-            field_outputs[FieldHeadNames.DENSITY] = density
-        return field_outputs, self.field._sample_locations.detach(), geometry
+        field_outputs = {}
+        if wants_normals or self._is_wanted("rgb"):
+            field_outputs = self.field.get_outputs(ray_samples, density_embedding=geometry)
+        if wants_normals:
+            with torch.enable_grad():
+                field_outputs[FieldHeadNames.NORMALS] = self.field.get_normals()
+        field_outputs[FieldHeadNames.DENSITY] = density
+        return field_outputs, self.field._sample_locations.detach()
 
     def _add_normals(self, outputs: dict, field_outputs: dict, weights: Tensor, ray_bundle: RayBundle) -> None:
         """Nerfacto's normals and their losses."""
@@ -159,12 +160,12 @@ class SpinnerfModel(NerfactoModel):
             outputs["rendered_orientation_loss"] = orientation_loss(stopped, normals, ray_bundle.directions)
             outputs["rendered_pred_normal_loss"] = pred_normal_loss(stopped, normals.detach(), predicted)
 
-    def carve(self, density: Tensor, positions: Tensor, geometry: Tensor) -> Tensor:
+    def carve(self, density: Tensor, positions: Tensor) -> Tensor:
         """Hook: the density that is rendered, (R, S, 1). Nerfacto's own unless a subclass carves something out."""
         return density
 
     def extra_outputs(
-        self, ray_bundle: RayBundle, ray_samples: RaySamples, weights: Tensor, positions: Tensor, geometry: Tensor
+        self, ray_bundle: RayBundle, ray_samples: RaySamples, weights: Tensor, positions: Tensor
     ) -> dict[str, Tensor]:
         """Hook: further outputs with one row per ray."""
         return {}

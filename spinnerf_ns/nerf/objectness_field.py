@@ -8,25 +8,20 @@ from nerfstudio.field_components.encodings import HashEncoding
 from nerfstudio.field_components.mlp import MLP
 from torch import Tensor, nn
 
-ObjectnessInput = Literal["grid", "geometry"]
-
 
 class ObjectnessField(nn.Module):
     """A view-independent objectness logit per point; sigmoid(logit) is the probability that the point is the object's.
 
+    It has a small hash grid of its own, so that masks leave colour and density as they are.
+
     Args:
-        source: "grid" gives the field a small hash grid of its own; "geometry" reads the geometry features of
-            nerfacto's field.
-        geometry_features: length of these features (used by "geometry").
-        num_levels, max_res, log2_hashmap_size: the own grid's size (used by "grid").
+        num_levels, max_res, log2_hashmap_size: the grid's size.
         hidden_dim: width of the one hidden layer.
         implementation: "tcnn" or "torch".
     """
 
     def __init__(
         self,
-        source: ObjectnessInput = "grid",
-        geometry_features: int = 15,
         num_levels: int = 8,
         max_res: int = 512,
         log2_hashmap_size: int = 17,
@@ -34,36 +29,31 @@ class ObjectnessField(nn.Module):
         implementation: Literal["tcnn", "torch"] = "torch",
     ) -> None:
         super().__init__()
-        self.source = source
-        in_dim = geometry_features
-        self.encoding: HashEncoding | None = None
-        if source == "grid":
-            self.encoding = HashEncoding(
-                num_levels=num_levels,
-                min_res=16,
-                max_res=max_res,
-                log2_hashmap_size=log2_hashmap_size,
-                features_per_level=2,
-                implementation=implementation,
-            )
-            in_dim = self.encoding.get_out_dim()
+        self.encoding = HashEncoding(
+            num_levels=num_levels,
+            min_res=16,
+            max_res=max_res,
+            log2_hashmap_size=log2_hashmap_size,
+            features_per_level=2,
+            implementation=implementation,
+        )
         self.mlp = MLP(
-            in_dim=in_dim, num_layers=2, layer_width=hidden_dim, out_dim=1, activation=nn.ReLU(), implementation=implementation
+            in_dim=self.encoding.get_out_dim(),
+            num_layers=2,
+            layer_width=hidden_dim,
+            out_dim=1,
+            activation=nn.ReLU(),
+            implementation=implementation,
         )
 
-    def forward(self, positions: Tensor, geometry: Tensor | None = None) -> Tensor:
+    def forward(self, positions: Tensor) -> Tensor:
         """Logits at points.
 
         Args:
             positions: (..., 3) in [0, 1], contracted and normalised as nerfacto's field does.
-            geometry: (..., G) geometry features at the points; needed by "geometry" alone.
 
         Returns:
             (..., 1) logits.
         """
-        if self.encoding is not None:
-            features = self.encoding(positions.reshape(-1, 3))
-        else:
-            assert geometry is not None, "objectness from geometry features needs these features"
-            features = geometry.reshape(-1, geometry.shape[-1])
+        features = self.encoding(positions.reshape(-1, 3))
         return self.mlp(features).float().view(*positions.shape[:-1], 1)

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD
+from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.nerf.base_model import SpinnerfModel, SpinnerfModelConfig
 from spinnerf_ns.nerf.losses import UNKNOWN, objectness_loss
-from spinnerf_ns.nerf.objectness_field import ObjectnessField, ObjectnessInput
+from spinnerf_ns.nerf.objectness_field import ObjectnessField
 
 
 @dataclass
@@ -27,8 +28,6 @@ class SpinnerfSegModelConfig(SpinnerfModelConfig):
     _target: type = field(default_factory=lambda: SpinnerfSegModel)
     objectness: bool = True
     """Whether to have an objectness field at all; off: plain nerfacto."""
-    objectness_source: ObjectnessInput = "grid"
-    """What objectness is computed from: an own small hash grid, or nerfacto's geometry features."""
     objectness_loss_mult: float = 0.01
     """Weight of the binary cross-entropy of rendered objectness."""
     objectness_num_levels: int = 8
@@ -54,14 +53,18 @@ class SpinnerfSegModel(SpinnerfModel):
 
     def populate_modules(self) -> None:
         """Builds nerfacto and, after it (so that one seed gives the same nerfacto with and without), the objectness field."""
+        # A run's config.yml of an earlier version may say it.
+        if getattr(self.config, "objectness_source", "grid") != "grid":
+            raise SpinnerfError(
+                "this run's objectness reads nerfacto's geometry features (objectness_source in its config.yml), which is no "
+                "longer offered: train it again, or open it with the version that trained it"
+            )
         super().populate_modules()
         self._carving = False
         self._training_steps = 0
         self.objectness_field: ObjectnessField | None = None
         if self.config.objectness:
             self.objectness_field = ObjectnessField(
-                source=self.config.objectness_source,
-                geometry_features=self.field.geo_feat_dim,
                 num_levels=self.config.objectness_num_levels,
                 max_res=self.config.objectness_max_res,
                 log2_hashmap_size=self.config.objectness_log2_hashmap_size,
@@ -79,7 +82,7 @@ class SpinnerfSegModel(SpinnerfModel):
 
     # ------------------------------------------------------------------------------------------------------- rendering
     def extra_outputs(
-        self, ray_bundle: RayBundle, ray_samples: RaySamples, weights: Tensor, positions: Tensor, geometry: Tensor
+        self, ray_bundle: RayBundle, ray_samples: RaySamples, weights: Tensor, positions: Tensor
     ) -> dict[str, Tensor]:
         """`objectness` (R, 1) in [0, 1] and, in training, `objectness_logit` (R, 1); not in every step (`objectness_every`)."""
         if self.objectness_field is None or not self._is_wanted("objectness"):
@@ -93,11 +96,8 @@ class SpinnerfSegModel(SpinnerfModel):
         groups = self.config.objectness_samples_per_ray
         if self.training and 0 < groups < weights.shape[1]:
             weights, chosen = draw_by_weight(weights[..., 0], groups)
-            positions, geometry = (
-                values.gather(1, chosen.expand(-1, -1, values.shape[-1])) if values.numel() else values
-                for values in (positions, geometry)
-            )
-        logits = self.objectness_field(positions, geometry)
+            positions = positions.gather(1, chosen.expand(-1, -1, 3))
+        logits = self.objectness_field(positions)
         rendered = nerfacc.accumulate_along_rays(weights[..., 0], logits)
         rendered = rendered + self.config.empty_space_logit * (1.0 - total)
         outputs = {"objectness": torch.sigmoid(rendered)}
@@ -120,11 +120,11 @@ class SpinnerfSegModel(SpinnerfModel):
             self.density_fns = plain
             self._carving = False
 
-    def carve(self, density: Tensor, positions: Tensor, geometry: Tensor) -> Tensor:
+    def carve(self, density: Tensor, positions: Tensor) -> Tensor:
         """Density, without the object within `object_carved_out`."""
         if not self._carving or self.objectness_field is None:
             return density
-        return density * self.kept(self.objectness_field(positions, geometry))
+        return density * self.kept(self.objectness_field(positions))
 
     @staticmethod
     def kept(logits: Tensor) -> Tensor:
@@ -141,12 +141,7 @@ class SpinnerfSegModel(SpinnerfModel):
     def objectness_logits(self, positions: Tensor) -> Tensor:
         """(..., 3) positions in the training frame -> (..., 1) objectness logits."""
         assert self.objectness_field is not None, "the model was configured without objectness"
-        grid = self.grid_positions(positions)
-        geometry = None
-        if self.config.objectness_source == "geometry":
-            hidden = self.field.mlp_base(grid.reshape(-1, 3)).float()
-            geometry = hidden[:, 1:].view(*grid.shape[:-1], -1)
-        return self.objectness_field(grid, geometry)
+        return self.objectness_field(self.grid_positions(positions))
 
     def grid_positions(self, positions: Tensor) -> Tensor:
         """(..., 3) positions in the training frame -> (..., 3) in the grid's [0, 1], as nerfacto's field computes them."""

@@ -9,6 +9,7 @@ import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.models.nerfacto import NerfactoModelConfig
 
+from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY, CachedLpips
 from spinnerf_ns.nerf.data.pixel_samplers import RayLayout
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModelConfig
@@ -81,27 +82,36 @@ def test_objectness_does_not_change_nerfacto():
 
 
 # ------------------------------------------------------------------------------------------------------------ objectness
-@pytest.mark.parametrize("source", ["grid", "geometry"])
-def test_objectness_output_is_a_probability_per_ray(source, rays):
-    outputs = build(SpinnerfSegModelConfig(objectness_source=source)).eval()(rays)
+@pytest.mark.parametrize("predict_normals", [False, True])
+def test_objectness_output_is_a_probability_per_ray(predict_normals, rays):
+    outputs = build(SpinnerfSegModelConfig(), predict_normals=predict_normals).eval()(rays)
     assert outputs["objectness"].shape == (32, 1)
     assert 0 <= float(outputs["objectness"].min()) and float(outputs["objectness"].max()) <= 1
     for name, value in outputs.items():
         assert len(value) == 32, name  # viewer and ns-render want one row per ray of every output
 
 
-@pytest.mark.parametrize("source", ["grid", "geometry"])
-def test_objectness_loss_leaves_density_weights_alone(source, rays):
-    model = build(SpinnerfSegModelConfig(objectness_source=source)).train()
+def test_a_run_whose_objectness_reads_geometry_features_is_refused_in_one_line():
+    """Its config.yml sets an attribute that the class no longer has."""
+    config = SpinnerfSegModelConfig()
+    config.objectness_source = "grid"
+    build(config)
+    for predict_normals in (False, True):  # which crashed together with predict_normals
+        config.objectness_source = "geometry"
+        with pytest.raises(SpinnerfError, match="train it again") as raised:
+            build(config, predict_normals=predict_normals)
+        assert "\n" not in str(raised.value)
+
+
+def test_objectness_loss_leaves_colour_and_density_alone(rays):
+    model = build(SpinnerfSegModelConfig()).train()
     outputs = model(rays)
     batch = {"image": torch.rand(32, 3), "object_label": torch.randint(2, (32,), dtype=torch.uint8)}
     losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
     losses["objectness_loss"].backward()
     found = gradients(model)
     assert not all(is_zero(g) for name, g in found.items() if name.startswith("objectness_field"))
-    assert all(is_zero(g) for name, g in found.items() if name.startswith(("proposal_networks", "field.mlp_head")))
-    if source == "grid":
-        assert all(is_zero(g) for name, g in found.items() if name.startswith("field."))
+    assert all(is_zero(g) for name, g in found.items() if name.startswith(("proposal_networks", "field.")))
 
 
 def test_objectness_is_trained_every_so_many_steps_and_always_rendered():

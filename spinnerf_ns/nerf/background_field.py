@@ -80,8 +80,8 @@ class BackgroundModel(SpinnerfModel):
     def _emptied(self, density_fn: Any) -> Any:
         return lambda positions, *args, **kwargs: density_fn(positions, *args, **kwargs) * self.outside_hull(positions)
 
-    def _query_field(self, ray_samples: RaySamples) -> tuple[dict, Tensor]:
-        outputs, positions = super()._query_field(ray_samples)
+    def _query_field(self, ray_samples: RaySamples, trains_geometry: Tensor | None = None) -> tuple[dict, Tensor]:
+        outputs, positions = super()._query_field(ray_samples, trains_geometry)
         if self.hull is not None:
             kept = self.outside_hull(ray_samples.frustums.get_positions())
             outputs[FieldHeadNames.DENSITY] = outputs[FieldHeadNames.DENSITY] * kept

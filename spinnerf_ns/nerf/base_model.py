@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from spinnerf_ns.accel import ray_weights
 from spinnerf_ns.accel.scene_placement import PlacedContraction, PlacedPiecewiseSampler
-from spinnerf_ns.nerf.data.pixel_samplers import RayLayout
+from spinnerf_ns.nerf.data.pixel_samplers import Family, RayLayout
 from spinnerf_ns.nerf.losses import sparse_depth_loss, stop_geometry
 
 TRAINS_GEOMETRY = "trains_geometry"
@@ -45,6 +45,9 @@ class SpinnerfModelConfig(NerfactoModelConfig):
     """Rays per forward pass when whole photos are rendered."""
     sparse_depth_loss_mult: float = 0.1
     """Weight of the disparity loss at the capture's sparse points, in units of their median disparity."""
+    patch_geometry: bool = True
+    """Whether patches and reference rays, whose rendering weights are detached, may still move density: by the features that colour
+    and density share, and by the distortion and interlevel losses along them. Off: they train the network of colour alone."""
     place_scene: bool = True
     """Whether to contract about the scene's content (from its sparse points) instead of about the cameras' cube."""
     fast_hash_grid: bool = True
@@ -104,21 +107,22 @@ class SpinnerfModel(NerfactoModel):
         if self.training:
             self.camera_optimizer.apply_to_raybundle(ray_bundle)
         ray_samples, weights_list, ray_samples_list = self.proposal_sampler(ray_bundle, density_fns=self.density_fns)
-        field_outputs, positions = self._query_field(ray_samples)
+        metadata = ray_bundle.metadata or {}
+        trains_geometry = metadata.get(TRAINS_GEOMETRY)
+        field_outputs, positions = self._query_field(ray_samples, None if self.config.patch_geometry else trains_geometry)
         if self.config.use_gradient_scaling:
             field_outputs = scale_gradients_by_distance_squared(field_outputs, ray_samples)
         weights = ray_samples.get_weights(self.carve(field_outputs[FieldHeadNames.DENSITY], positions))
         weights_list.append(weights)
         ray_samples_list.append(ray_samples)
 
-        metadata = ray_bundle.metadata or {}
         outputs: dict[str, Any] = {
             "accumulation": self.renderer_accumulation(weights=weights),
             "expected_depth": self.renderer_expected_depth(weights=weights, ray_samples=ray_samples),
         }
         if FieldHeadNames.RGB in field_outputs:
             outputs["rgb"] = self.renderer_rgb(
-                rgb=field_outputs[FieldHeadNames.RGB], weights=stop_geometry(weights, metadata.get(TRAINS_GEOMETRY))
+                rgb=field_outputs[FieldHeadNames.RGB], weights=stop_geometry(weights, trains_geometry)
             )
         if self.training:
             outputs["weights_list"] = weights_list
@@ -136,14 +140,18 @@ class SpinnerfModel(NerfactoModel):
         outputs.update(self.extra_outputs(ray_bundle, ray_samples, weights, positions))
         return outputs
 
-    def _query_field(self, ray_samples: RaySamples) -> tuple[dict, Tensor]:
-        """The field's outputs and (R, S, 3) positions in the grid's [0, 1]."""
+    def _query_field(self, ray_samples: RaySamples, trains_geometry: Tensor | None = None) -> tuple[dict, Tensor]:
+        """The field's outputs and (R, S, 3) positions in the grid's [0, 1].
+
+        Args:
+            trains_geometry: (R, 1) bool, the rays whose colour may change the features that it is computed from; None: all.
+        """
         wants_normals = self.config.predict_normals and self._is_wanted("normals", "pred_normals")
         with torch.enable_grad() if wants_normals else nullcontext():
             density, geometry = self.field.get_density(ray_samples)
         field_outputs = {}
         if wants_normals or self._is_wanted("rgb"):
-            field_outputs = self.field.get_outputs(ray_samples, density_embedding=geometry)
+            field_outputs = self.field.get_outputs(ray_samples, density_embedding=stop_geometry(geometry, trains_geometry))
         if wants_normals:
             with torch.enable_grad():
                 field_outputs[FieldHeadNames.NORMALS] = self.field.get_normals()
@@ -173,20 +181,36 @@ class SpinnerfModel(NerfactoModel):
     def get_metrics_dict(self, outputs, batch) -> dict[str, Tensor]:
         """Nerfacto's metrics, over the uniform rays."""
         with self._losses_along_rays():
-            return super().get_metrics_dict(*uniform_part(outputs, batch))
+            return super().get_metrics_dict(*self._stock_part(outputs, batch))
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:
         """Nerfacto's losses over the uniform rays, and `sparse_depth_loss`."""
         with self._losses_along_rays():
-            losses = super().get_loss_dict(*uniform_part(outputs, batch), metrics_dict)
+            losses = super().get_loss_dict(*self._stock_part(outputs, batch), metrics_dict)
         layout: RayLayout | None = batch.get("layout")
         if self.training and layout is not None and layout.sparse:
             losses["sparse_depth_loss"] = self.config.sparse_depth_loss_mult * sparse_depth_loss(
-                *rendered_samples(outputs, layout, family=4),
+                *rendered_samples(outputs, layout, "sparse"),
                 batch["sparse_disparity"].to(self.device),
                 batch["sparse_disparity_scale"],
             )
         return losses
+
+    def _stock_part(self, outputs: dict, batch: dict) -> tuple[dict, dict]:
+        """What nerfacto's own losses see of outputs and batch: colours of the uniform rays, and samples of the rays that train
+        geometry (all, with `patch_geometry`)."""
+        layout: RayLayout | None = batch.get("layout")
+        rows = None if layout is None or self.config.patch_geometry else layout.geometry_rows()
+        outputs, batch = uniform_part(outputs, batch)
+        if rows is not None:
+            rows = rows.to(self.device)
+            for name in ("weights_list", "ray_samples_list"):
+                if name in outputs:
+                    outputs[name] = [values[rows] for values in outputs[name]]
+            for name in ("rendered_orientation_loss", "rendered_pred_normal_loss"):
+                if name in outputs:
+                    outputs[name] = outputs[name][rows]
+        return outputs, batch
 
     def _losses_along_rays(self) -> AbstractContextManager[None]:
         """Within this context nerfacto's interlevel and distortion loss are the fast ones, if so configured."""
@@ -233,20 +257,20 @@ def uniform_part(outputs: dict, batch: dict) -> tuple[dict, dict]:
     return part, {**batch, "image": batch["image"][: layout.uniform]}
 
 
-def rendered_samples(outputs: dict, layout: RayLayout, family: int) -> tuple[Tensor, Tensor, Tensor]:
+def rendered_samples(outputs: dict, layout: RayLayout, family: Family) -> tuple[Tensor, Tensor, Tensor]:
     """What the depth losses of one ray family need, in their arguments' order.
 
     Args:
         outputs: a training step's outputs.
         layout: the step's layout.
-        family: the family's place in `RayLayout.split`.
+        family: which one.
 
     Returns:
         Weights (R, S, 1), distances along the ray (R, S, 1), directions_norm (R, 1).
     """
     samples = outputs["ray_samples_list"][-1].frustums
     weights, starts, ends, norm = (
-        layout.split(values)[family]
+        values[layout.rows(family)]
         for values in (outputs["weights_list"][-1], samples.starts, samples.ends, outputs["directions_norm"])
     )
     return weights, (starts + ends) / 2, norm

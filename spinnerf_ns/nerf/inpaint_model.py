@@ -38,7 +38,8 @@ class SpinnerfInpaintModelConfig(SpinnerfModelConfig):
 class SpinnerfInpaintModel(SpinnerfModel):
     """Nerfacto with a pixel loss outside the hole, a perceptual loss on patches over it, and a disparity loss.
 
-    Patches and reference rays train colour only: their rendering weights are detached, the background's share included.
+    The rendering weights of patches and reference rays are detached, the background's share included: what is invented in one
+    photo is not to move surfaces that others see. Density is not wholly out of their reach even so (`patch_geometry`).
     """
 
     config: SpinnerfInpaintModelConfig
@@ -80,13 +81,12 @@ class SpinnerfInpaintModel(SpinnerfModel):
         if layout is None or not self.training:
             return losses
         image = self.renderer_rgb.blend_background(batch["image"].to(self.device))
-        _, patches, _, reference, _ = layout.split(outputs["rgb"])
-        _, patches_target, _, reference_target, _ = layout.split(image)
         if layout.patch_rays:
-            distance = self.perceptual(as_patches(patches, layout.patches), as_patches(patches_target, layout.patches))
+            rows = layout.rows("patches")
+            distance = self.perceptual(*(as_patches(values[rows], layout.patches) for values in (outputs["rgb"], image)))
             losses["perceptual_loss"] = self.config.perceptual_loss_mult * distance.mean()
         if layout.depth:
-            disparity = expected_disparity(*rendered_samples(outputs, layout, family=2))
+            disparity = expected_disparity(*rendered_samples(outputs, layout, "depth"))
             losses["disparity_loss"] = self.config.disparity_loss_mult * disparity_loss(
                 disparity,
                 batch["disparity"].to(self.device),
@@ -94,7 +94,8 @@ class SpinnerfInpaintModel(SpinnerfModel):
                 self.config.disparity_tolerance,
             )
         if layout.reference:
-            losses["reference_loss"] = self.config.reference_loss_mult * F.mse_loss(reference, reference_target)
+            rows = layout.rows("reference")
+            losses["reference_loss"] = self.config.reference_loss_mult * F.mse_loss(outputs["rgb"][rows], image[rows])
         return losses
 
     def get_image_metrics_and_images(self, outputs, batch) -> tuple[dict[str, float], dict[str, Tensor]]:

@@ -88,16 +88,16 @@ def as_patches(values: Tensor, patches: tuple[int, int, int]) -> Tensor:
     return values.view(*patches, 3).permute(0, 3, 1, 2)
 
 
-def stop_geometry(weights: Tensor, trains_geometry: Tensor | None) -> Tensor:
-    """Weights through which only chosen rays pass a gradient to density.
+def stop_geometry(values: Tensor, trains_geometry: Tensor | None) -> Tensor:
+    """Values through which only chosen rays pass a gradient.
 
     Args:
-        weights: (R, S, 1) rendering weights.
+        values: (R, S, C), rendering weights or features of density.
         trains_geometry: (R, 1) bool, or None for all.
 
     Returns:
-        (R, S, 1), equal to `weights` in value.
+        (R, S, C), equal to `values`.
     """
     if trains_geometry is None:
-        return weights
-    return torch.where(trains_geometry[:, None], weights, weights.detach())
+        return values
+    return torch.where(trains_geometry[:, None], values, values.detach())

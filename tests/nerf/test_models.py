@@ -151,15 +151,16 @@ def test_carving_removes_the_object_and_ends_with_the_context(rays):
 LAYOUT = RayLayout(uniform=8, patches=(1, 3, 4), depth=6, reference=6)
 
 
-def inpaint_step(name: str):
-    """One training step of the inpainting model; backward of the loss called `name` alone."""
-    model = build(SpinnerfInpaintModelConfig(perceptual_loss="ssim")).train()
+def inpaint_step(name: str | None, **settings):
+    """One training step of the inpainting model; backward of the loss called `name` alone, or of all."""
+    model = build(SpinnerfInpaintModelConfig(perceptual_loss="ssim"), **settings).train()
     rays = bundle(LAYOUT.num_rays)
     rays.metadata[TRAINS_GEOMETRY] = torch.arange(LAYOUT.num_rays)[:, None] < LAYOUT.uniform
     torch.manual_seed(0)
     outputs = model(rays)
     outputs["rgb"].retain_grad()
-    outputs["weights_list"][-1].retain_grad()
+    for weights in outputs["weights_list"]:
+        weights.retain_grad()
     batch = {
         "image": torch.rand(LAYOUT.num_rays, 3),
         "disparity": torch.rand(6, 1) + 0.1,
@@ -168,12 +169,12 @@ def inpaint_step(name: str):
     }
     losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
     assert {"rgb_loss", "perceptual_loss", "disparity_loss", "reference_loss"} <= set(losses)
-    losses[name].backward()
+    (sum(losses.values()) if name is None else losses[name]).backward()
     return model, outputs
 
 
 @pytest.mark.parametrize("name", ["perceptual_loss", "reference_loss"])
-def test_patches_and_reference_train_colour_only(name):
+def test_patches_and_reference_leave_the_rendering_weights_alone(name):
     model, outputs = inpaint_step(name)
     assert is_zero(outputs["weights_list"][-1].grad), "a gradient reached the rendering weights"
     found = gradients(model)
@@ -181,6 +182,28 @@ def test_patches_and_reference_train_colour_only(name):
     assert not all(is_zero(g) for n, g in found.items() if n.startswith("field.mlp_head"))
     uniform = outputs["rgb"].grad[: LAYOUT.uniform]
     assert is_zero(uniform)
+
+
+@pytest.mark.parametrize("name", ["perceptual_loss", "reference_loss"])
+def test_without_patch_geometry_patches_and_reference_move_no_density(name):
+    for patch_geometry in (False, True):
+        model, _ = inpaint_step(name, patch_geometry=patch_geometry)
+        density = {n: g for n, g in gradients(model).items() if n.startswith(("field.mlp_base", "proposal_networks"))}
+        assert density and all(is_zero(g) for g in density.values()) is not patch_geometry
+    head = {n: g for n, g in gradients(model).items() if n.startswith("field.mlp_head")}
+    assert not all(is_zero(g) for g in head.values())
+
+
+@pytest.mark.parametrize("predict_normals", [False, True])
+@pytest.mark.parametrize("fast_hash_grid", [False, True])
+def test_without_patch_geometry_no_loss_sees_the_weights_of_patches_and_reference(predict_normals, fast_hash_grid):
+    rows = torch.cat([torch.arange(LAYOUT.num_rays)[LAYOUT.rows(family)] for family in ("patches", "reference")])
+    for patch_geometry in (False, True):
+        settings = {"predict_normals": predict_normals, "fast_hash_grid": fast_hash_grid, "average_init_density": 3.0}
+        _, outputs = inpaint_step(None, patch_geometry=patch_geometry, **settings)
+        found = [not is_zero(weights.grad[rows]) for weights in outputs["weights_list"]]
+        assert any(found) is found[-1] is patch_geometry
+        assert not is_zero(outputs["weights_list"][-1].grad[: LAYOUT.uniform])
 
 
 def test_perceptual_loss_leaks_no_gradient_through_the_background():

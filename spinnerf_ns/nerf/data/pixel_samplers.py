@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -190,21 +191,26 @@ def sample_patches(
     )
 
 
+Family = Literal["uniform", "patches", "depth", "reference", "sparse"]
+"""Rays of one kind, each of which serves losses of its own."""
+FAMILIES: tuple[Family, ...] = get_args(Family)
+
+
 @dataclass(frozen=True)
 class RayLayout:
     """Which rays of a bundle serve which loss; rides in the batch under "layout".
 
-    The families lie behind one another: uniform, patches, depth, reference, sparse.
+    The families lie behind one another, in the order of the fields.
     """
 
     uniform: int
     """Rays over usable pixels: pixel loss, trains everything."""
     patches: tuple[int, int, int] = (0, 0, 0)
-    """(B, h, w): patches over the hole: perceptual loss, trains colour only."""
+    """(B, h, w): patches over the hole: perceptual loss; rendering weights are left as they are."""
     depth: int = 0
     """Rays in the hole with a disparity to meet: trains geometry."""
     reference: int = 0
-    """Rays in the reference view's hole: pixel loss, trains colour only."""
+    """Rays in the reference view's hole: pixel loss; rendering weights are left as they are."""
     sparse: int = 0
     """Rays through sparse points, with their disparity to meet: trains geometry."""
 
@@ -218,6 +224,15 @@ class RayLayout:
         """All rays of the bundle."""
         return self.uniform + self.patch_rays + self.depth + self.reference + self.sparse
 
-    def split(self, values: Tensor) -> tuple[Tensor, ...]:
-        """(R, ...) -> views of the five families, in the order of the fields."""
-        return values.split([self.uniform, self.patch_rays, self.depth, self.reference, self.sparse])
+    def rows(self, family: Family) -> slice:
+        """A family's place among the rays: `values[layout.rows("depth")]`."""
+        counts = [self.uniform, self.patch_rays, self.depth, self.reference, self.sparse]
+        place = FAMILIES.index(family)
+        return slice(sum(counts[:place]), sum(counts[: place + 1]))
+
+    def geometry_rows(self) -> Tensor | None:
+        """(K,) long: the rays of the families that train geometry; None where all do."""
+        if not self.patch_rays + self.reference:
+            return None
+        families: tuple[Family, ...] = ("uniform", "depth", "sparse")
+        return torch.cat([torch.arange(self.rows(family).start, self.rows(family).stop) for family in families])

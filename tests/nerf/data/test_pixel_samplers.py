@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.nerf.data.pixel_samplers import PixelPool, RayLayout, sample_patches, sample_usable
+from spinnerf_ns.nerf.data.pixel_samplers import FAMILIES, PixelPool, RayLayout, sample_patches, sample_usable
 
 SIZES = [(12, 20), (30, 17), (25, 25)]
 
@@ -113,6 +113,8 @@ def test_inverted_masks_are_refused(images):
 def test_layout_splits_in_the_order_of_its_fields():
     layout = RayLayout(uniform=5, patches=(2, 3, 4), depth=7, reference=1, sparse=2)
     assert layout.num_rays == 5 + 24 + 7 + 1 + 2
-    parts = layout.split(torch.arange(layout.num_rays))
+    parts = [torch.arange(layout.num_rays)[layout.rows(family)] for family in FAMILIES]
     assert [len(part) for part in parts] == [5, 24, 7, 1, 2]
     assert torch.equal(torch.cat(parts), torch.arange(layout.num_rays))
+    assert torch.equal(layout.geometry_rows(), torch.cat([parts[0], parts[2], parts[4]]))
+    assert RayLayout(uniform=5, depth=3, sparse=1).geometry_rows() is None

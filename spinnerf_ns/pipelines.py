@@ -153,6 +153,24 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
     config: SpinnerfSegPipelineConfig
     datamanager: SpinnerfSegDataManager
     model: SpinnerfSegModel
+    refined_labels: torch.Tensor
+    """(K,) uint8: the labels of all training photos after the last mask round, packed; empty before the first one. A buffer, so
+    that a resumed run trains on what it trained on."""
+
+    def __init__(self, config: SpinnerfSegPipelineConfig, device: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, device, *args, **kwargs)
+        self.register_buffer("refined_labels", torch.zeros(0, dtype=torch.uint8))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool | None = None) -> None:
+        """As the other stage's, and the refined masks; checkpoints from before these were kept are taken too."""
+        packed = state_dict.get("refined_labels", torch.zeros(0, dtype=torch.uint8))
+        super().load_state_dict({**state_dict, "refined_labels": self.refined_labels}, strict)
+        if len(packed) and hasattr(self.datamanager, "labels") and not self.datamanager.unpack_labels(packed):
+            CONSOLE.print(
+                "[yellow]The checkpoint's refined masks are of other photos: training starts from the masks on disk"
+            )
+            return
+        self.refined_labels = packed.to(self.device)
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         """The model's and data manager's, mask rounds, and the export."""
@@ -184,6 +202,7 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
             objectness = render_objectness(self.model, cameras[index : index + 1], self.config.mask_round_downscale)
             if (objectness > OBJECTNESS_THRESHOLD).any():
                 manager.set_object_mask(index, torch.from_numpy(refined(objectness, manager.object_label(index).numpy())))
+        self.refined_labels = manager.packed_labels().to(self.device)
 
     def _export_at_end(self, attributes: TrainingCallbackAttributes, step: int) -> None:
         trainer = attributes.trainer

@@ -259,6 +259,51 @@ def test_masks_of_a_round_take_the_tracked_ones_place(scene, seg_run):
         assert torch.equal(manager.labels[start:end], before[start:end])
 
 
+def test_a_checkpoint_keeps_the_refined_masks(scene, seg_run, monkeypatch):
+    """A resumed run goes on with what it trained on, not with the tracked masks."""
+    from spinnerf_ns.evaluation.baselines import load_pipeline
+    from spinnerf_ns.nerf import rendering
+
+    def all_but_the_top(model, camera, downscale):
+        objectness = np.ones((int(camera.height), int(camera.width)), np.float32)
+        objectness[:2] = 0
+        return objectness
+
+    monkeypatch.setattr(rendering, "render_objectness", all_but_the_top)
+    pipeline = load_pipeline(seg_run)
+    pipeline.refine_masks()
+    refined = pipeline.datamanager.labels.clone()
+    state = pipeline.state_dict()
+    assert refined.float().mean() > 0.9
+    assert sum(value.numel() for key, value in state.items() if not key.startswith("_model.")) < refined.numel() / 8
+
+    resumed = load_pipeline(seg_run)
+    assert resumed.datamanager.labels.float().mean() < 0.5
+    resumed.load_state_dict(state)
+    assert torch.equal(resumed.datamanager.labels, refined)
+    assert {key: value.tolist() for key, value in resumed.state_dict().items() if not key.startswith("_model.")} == {
+        key: value.tolist() for key, value in state.items() if not key.startswith("_model.")
+    }
+
+    before = {key: value for key, value in state.items() if key.startswith("_model.")}  # a checkpoint from before
+    untouched = load_pipeline(seg_run)
+    tracked = untouched.datamanager.labels.clone()
+    untouched.load_state_dict(before)
+    assert torch.equal(untouched.datamanager.labels, tracked)
+
+
+def test_refined_masks_of_other_photos_are_not_taken(seg_run, capsys):
+    from spinnerf_ns.evaluation.baselines import load_pipeline
+
+    pipeline = load_pipeline(seg_run)
+    tracked = pipeline.datamanager.labels.clone()
+    other = pipeline.datamanager.packed_labels()
+    pipeline.datamanager.labels = pipeline.datamanager.labels[:-1]
+    pipeline.load_state_dict({**pipeline.state_dict(), "refined_labels": other})
+    assert torch.equal(pipeline.datamanager.labels, tracked[:-1])
+    assert "masks" in capsys.readouterr().out
+
+
 def test_one_annotated_view_is_enough_to_start(scene, tmp_path):
     """Photos without a mask train colour only: their labels are unknown."""
     from spinnerf_ns.nerf.losses import UNKNOWN

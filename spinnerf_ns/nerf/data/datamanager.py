@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -358,6 +359,18 @@ class SpinnerfSegDataManager(SpinnerfDataManager):
         """
         start, end = self.train_pool.starts[index : index + 2].tolist()
         self.labels[start:end] = object_mask.reshape(-1).to(torch.uint8)
+
+    def packed_labels(self) -> Tensor:
+        """(K,) uint8: all labels, compressed; about a hundredth of their size."""
+        return torch.frombuffer(bytearray(zlib.compress(self.labels.numpy().tobytes(), level=1)), dtype=torch.uint8)
+
+    def unpack_labels(self, packed: Tensor) -> bool:
+        """Puts labels that were packed in all labels' place; False, and no change, where they are of other photos."""
+        labels = torch.frombuffer(bytearray(zlib.decompress(packed.cpu().numpy().tobytes())), dtype=torch.uint8)
+        if labels.shape != self.labels.shape:
+            return False
+        self.labels = labels
+        return True
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """Rays over usable pixels with their labels under "object_label" (R,) uint8."""

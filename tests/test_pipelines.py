@@ -390,3 +390,33 @@ def test_export_killed_midway_leaves_nothing_finished_and_resumes(scene, seg_run
     assert 0 < len(resumed) <= len(scene.train_photos) - 2  # two photos at least were done
     for view in load_capture(workspace.removed).views:
         assert read_image(view.path).shape == (48, 64, 3)
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+@pytest.mark.parametrize("layout", ["side", "wipe"])
+def test_before_and_after_in_one_video(scene, inpaint_run, tmp_path, layout):
+    import mediapy
+
+    from spinnerf_ns.cli.video import Video, segmentation_run
+
+    assert segmentation_run(inpaint_run).parent.parent.name == "spinnerf-seg-lite"
+    output = tmp_path / "before-after.mp4"
+    Video(inpaint_run, layout=layout, output=output, steps_between=1, downscale=2).main()
+    frames = mediapy.read_video(output)
+    height, width = frames.shape[1:3]
+    assert (height, width) == (24, 64 if layout == "side" else 32)
+    halves = frames[0, :, : width // 2].astype(int), frames[0, :, width // 2 :].astype(int)
+    if layout == "side":
+        assert 1 < np.abs(halves[0] - halves[1]).mean() < 60, "the same view, once with the object"
+
+
+def test_a_video_that_cannot_be_made_says_why(scene, seg_run, tmp_path):
+    from spinnerf_ns.cli.video import Video
+
+    with pytest.raises(SpinnerfError, match="--before CONFIG"):
+        Video(seg_run, output=tmp_path / "x.mp4").main()
+    with pytest.raises(SpinnerfError, match="ends with .mp4"):
+        Video(seg_run, output=tmp_path / "x.gif").main()
+    with pytest.raises(SpinnerfError, match="camera path in ns-viewer"):
+        Video(seg_run, camera_path=tmp_path / "none.json", output=tmp_path / "x.mp4").main()
+    assert not list(tmp_path.iterdir())

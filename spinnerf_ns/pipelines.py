@@ -166,9 +166,7 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         packed = state_dict.get("refined_labels", torch.zeros(0, dtype=torch.uint8))
         super().load_state_dict({**state_dict, "refined_labels": self.refined_labels}, strict)
         if len(packed) and hasattr(self.datamanager, "labels") and not self.datamanager.unpack_labels(packed):
-            CONSOLE.print(
-                "[yellow]The checkpoint's refined masks are of other photos: training starts from the masks on disk"
-            )
+            CONSOLE.print("[yellow]The checkpoint's refined masks are of other photos: training starts from the masks on disk")
             return
         self.refined_labels = packed.to(self.device)
 

@@ -30,6 +30,7 @@ from spinnerf_ns.scene.capture import Capture
 from spinnerf_ns.scene.removed import RemovedView, RemovedWriter
 from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import REFERENCE, Workspace
+from spinnerf_ns.stereo.points import ply_of
 
 RenderLayers = Callable[[View], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]]
 """A view -> (object_mask, z_visible), each (H, W), planar depth in world units, 0 = unknown."""
@@ -165,7 +166,7 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
                 f"{workspace.masks_3d}: every mask is empty, so there is nothing to remove; point at the object again: "
                 f"ns-spinnerf segment --data {capture.data} --view PHOTO --points X,Y --overwrite"
             )
-        writer = RemovedWriter(capture, stage.folder(workspace.removed), workspace.object_free)
+        writer = RemovedWriter(capture, stage.folder(workspace.removed), workspace.object_free, ply_of(capture, workspace))
         unfinished = [index for index, view in enumerate(views) if not stage.done(view.photo)]
         if unfinished:
             planes = _planes(layers) if config.by_surface and depth_path is background_path else None

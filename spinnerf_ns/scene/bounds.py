@@ -1,19 +1,24 @@
-"""Where a capture's content lies, from its sparse points."""
+"""Where a capture's content lies, from its sparse points and the bounds that it states."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+from spinnerf_ns.scene.cameras import unproject
+from spinnerf_ns.scene.points import LEAST_POINTS, SparsePoints
 
 if TYPE_CHECKING:
     from spinnerf_ns.scene.capture import Capture
 
 NEAR_FRACTION = 0.5
 """The near plane lies at this part of the nearest content's depth: points are sparse, and something may be nearer."""
+
+STATED_FRACTION = 0.9
+"""The near plane lies at this part of the nearest depth that the capture states: it is that of its nearest points."""
 
 BACKGROUND_FACTOR = 2.0
 """Points further than this many times the median depth are background."""
@@ -31,42 +36,54 @@ class SceneBounds:
     """Depth before which no photo sees anything."""
 
 
-def scene_bounds(capture: Capture) -> SceneBounds | None:
-    """Bounds of the cameras and of the sparse points, outliers left out; None for a capture without usable points.
+def scene_bounds(capture: Capture, points: SparsePoints | None) -> SceneBounds | None:
+    """Bounds of the cameras and of the content, outliers left out.
 
     Args:
-        capture: the capture; its points are the .ply file that transforms.json names.
+        capture: the capture.
+        points: its sparse points, source frame. Without them, or with too few, the depths that it states stand in.
+
+    Returns:
+        None for a capture that neither has points nor states depths.
     """
-    path = capture.source_meta.get("ply_file_path")
-    if path is None or not Path(path).is_file():
-        return None
-    points = read_points(Path(path))
-    if len(points) < 100:  # too few to say where the content ends
-        return None
     cameras = capture.cameras(capture.views).camera_to_worlds.double().numpy()
-    points = _to_training_frame(points, capture, cameras[0])
-    depths = _nearest_depths(points, cameras)
-    seen = depths > 0
-    if seen.sum() < 100:
+    source = np.zeros((0, 3)) if points is None else points.positions
+    stated = min((near for near, _ in capture.bounds.values()), default=np.inf) * capture.world_scale
+    found = _content(_to_training_frame(source, capture, cameras[0]), cameras) if len(source) >= LEAST_POINTS else None
+    if found is None and capture.bounds:
+        found = _content(_to_training_frame(_stated_points(capture), capture, cameras[0]), cameras)
+    if found is None:
         return None
-    # What lies further than the middle of the scene by much is its background, which the contraction is there for; and
-    # sparse reconstructions carry a few points far off, so of the rest the middle 98 per cent on each axis are content.
-    content = points[seen & (depths < BACKGROUND_FACTOR * np.median(depths[seen]))]
+    content, nearest = found
     low, high = np.percentile(content, [1, 99], axis=0)
     low, high = np.minimum(low, cameras[:, :, 3].min(axis=0)), np.maximum(high, cameras[:, :, 3].max(axis=0))
-    near = NEAR_FRACTION * float(np.percentile(depths[depths > 0], 1))
     center = (low + high) / 2
+    near = min(NEAR_FRACTION * nearest, STATED_FRACTION * stated)
     return SceneBounds(tuple(center.tolist()), float((high - low).max() / 2), near)
 
 
-def read_points(path: Path) -> npt.NDArray[np.float64]:
-    """(P, 3) positions of a .ply file; empty if it cannot be read (points are a help, not a need)."""
-    import trimesh
+def _content(
+    points: npt.NDArray[np.float64], cameras: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], float] | None:
+    """(P, 3) points without the background, and the depth of the nearest; None where cameras see too few of them."""
+    depths = _nearest_depths(points, cameras)
+    seen = depths > 0
+    if seen.sum() < LEAST_POINTS:
+        return None
+    # What lies further than the middle of the scene by much is its background, which the contraction is there for; and
+    # sparse reconstructions carry a few points far off, so of the rest the middle 98 per cent on each axis are content.
+    return points[seen & (depths < BACKGROUND_FACTOR * np.median(depths[seen]))], float(np.percentile(depths[seen], 1))
 
-    try:
-        return np.asarray(trimesh.load(path, process=False).vertices, dtype=np.float64)
-    except (ValueError, AttributeError, KeyError, OSError):
-        return np.zeros((0, 3))
+
+def _stated_points(capture: Capture) -> npt.NDArray[np.float64]:
+    """Points on the photos' rays between the depths that they state, even in disparity."""
+    points = [np.zeros((0, 3))]
+    for photo, (near, far) in capture.bounds.items():
+        view = capture.view(photo)
+        across = np.stack(np.meshgrid(*(np.linspace(0.1, 0.9, 5),) * 2), axis=-1).reshape(-1, 2) * [view.width, view.height]
+        depths = 1 / np.linspace(1 / near, 1 / far, 8)
+        points.append(unproject(view, np.repeat(across, len(depths), axis=0), np.tile(depths, len(across))))
+    return np.concatenate(points)
 
 
 def _to_training_frame(

@@ -57,6 +57,8 @@ class Capture:
         source_meta: what transforms.json says of the capture as a whole and a dataset made from it must repeat:
             camera_model, applied_transform, applied_scale, orientation_override, fisheye_crop_radius, and ply_file_path
             (absolute); each only when given.
+        colmap_model: folder of the COLMAP model that it was read from, or that lies in it.
+        bounds: photo -> nearest and furthest planar depth, source units, where the capture states them (LLFF).
     """
 
     def __init__(
@@ -66,11 +68,15 @@ class Capture:
         training: dict[str, _TrainingCamera],
         world_scale: float,
         source_meta: dict[str, Any],
+        colmap_model: Path | None = None,
+        bounds: dict[str, tuple[float, float]] | None = None,
     ) -> None:
         self.data = data
         self.views = tuple(sorted(views, key=lambda view: view.photo))
         self.world_scale = world_scale
         self.source_meta = source_meta
+        self.colmap_model = colmap_model
+        self.bounds = bounds or {}
         self._training = training
         self._by_photo = {view.photo: view for view in self.views}
 
@@ -155,7 +161,7 @@ def load_capture(data: Path | str, dataparser: DataParserConfig | None = None) -
 def capture_from_dataparser(dataparser: DataParser) -> Capture:
     """Reads a posed capture with a parser that is already set up (what ns-train uses).
 
-    The parser and its configuration are left as they are. Sparse points are not loaded.
+    The parser and its configuration are left as they are. Sparse points are not loaded (`points.read_points` does).
 
     Raises:
         SpinnerfError: as `load_capture`.
@@ -189,7 +195,10 @@ def capture_from_dataparser(dataparser: DataParser) -> Capture:
         )  # fmt: skip
         training[key] = _TrainingCamera(frame.training_c2w, frame.camera_type, frame.metadata)
     world_scale = float(outputs["train"].dataparser_scale) / float((meta or {}).get("applied_scale", 1.0))
-    return Capture(data, views, training, world_scale, parsing.source_meta(parser, meta, views[0].camera_model))
+    return Capture(
+        data, views, training, world_scale, parsing.source_meta(parser, meta, views[0].camera_model),
+        parsing.colmap_model(parser), parsing.stated_bounds(parser, meta, {view.path: view.photo for view in views}),
+    )  # fmt: skip
 
 
 def photo_keys(paths: Sequence[Path]) -> list[str]:

@@ -240,6 +240,38 @@ def source_meta(parser: DataParser, meta: dict[str, Any] | None, camera_model: s
     return result
 
 
+def colmap_model(parser: DataParser) -> Path | None:
+    """The folder of the COLMAP model that a parser reads, or that ns-process-data left beside the photos; None without one."""
+    data = Path(parser.config.data)
+    if isinstance(parser, ColmapDataParser):
+        return data / parser.config.colmap_path
+    if not isinstance(parser, Nerfstudio):
+        return None
+    folder = (data.parent if data.suffix == ".json" else data) / "colmap/sparse/0"
+    return folder if folder.is_dir() else None
+
+
+def stated_bounds(
+    parser: DataParser, meta: dict[str, Any] | None, photos: dict[Path, str]
+) -> dict[str, tuple[float, float]]:
+    """Photo -> near and far planar depth, of the frames of transforms.json that state sensible `bounds` (LLFF's do).
+
+    Args:
+        photos: a photo's file -> its key.
+    """
+    keys = {os.path.abspath(path): photo for path, photo in photos.items()}
+    result = {}
+    for frame in (meta or {}).get("frames", ()):
+        given = frame.get("bounds")
+        if not isinstance(given, (list, tuple)) or len(given) != 2 or not all(isinstance(x, (int, float)) for x in given):
+            continue
+        file = parser._get_fname(Path(frame["file_path"]), transforms_path(parser).parent)
+        photo = keys.get(os.path.abspath(file))
+        if photo is not None and 0 < given[0] < given[1] < float("inf"):
+            result[photo] = (float(given[0]), float(given[1]))
+    return result
+
+
 def _square(pose: npt.NDArray) -> npt.NDArray[np.float64]:
     """(3, 4) -> (4, 4)."""
     return np.concatenate([np.asarray(pose, dtype=np.float64)[:3], [[0.0, 0.0, 0.0, 1.0]]])

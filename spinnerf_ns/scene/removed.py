@@ -80,13 +80,15 @@ class RemovedWriter:
         capture: the capture that the photos are of.
         folder: the folder to write; it may be renamed later, but not moved to another depth.
         object_free: photos that never showed the object.
+        ply: the sparse points that the dataset names; by default those of the capture.
 
     Raises:
         SpinnerfError: an object-free photo that the capture does not have.
     """
 
-    def __init__(self, capture: Capture, folder: Path, object_free: Sequence[str]) -> None:
+    def __init__(self, capture: Capture, folder: Path, object_free: Sequence[str], ply: Path | None = None) -> None:
         self.capture = capture
+        self.ply = ply if ply is not None else capture.source_meta.get("ply_file_path")
         self.folder = Path(folder)
         self.object_free = frozenset(capture.view(photo).photo for photo in object_free)
 
@@ -151,8 +153,8 @@ class RemovedWriter:
     def _write_json(self, name: str, files: dict[str, dict[str, str]]) -> None:
         views = self.capture.views
         meta = {key: value for key, value in self.capture.source_meta.items() if key != "ply_file_path"}
-        if "ply_file_path" in self.capture.source_meta:
-            meta["ply_file_path"] = _relative(os.path.realpath(self.capture.source_meta["ply_file_path"]), self.folder)
+        if self.ply is not None:
+            meta["ply_file_path"] = _relative(os.path.realpath(self.ply), self.folder)
         cameras = [camera_entries(view) for view in views]
         shared = cameras[0] if all(camera == cameras[0] for camera in cameras) else {}
         frames = []

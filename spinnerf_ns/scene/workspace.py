@@ -83,6 +83,11 @@ class Workspace:
         return self.root / "masks_3d"
 
     @property
+    def points(self) -> Path:
+        """Folder of own sparse points, for a capture that brings none."""
+        return self.root / "points"
+
+    @property
     def removed(self) -> Path:
         """Folder of the object-free capture."""
         return self.root / "removed"

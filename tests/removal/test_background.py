@@ -13,7 +13,7 @@ from spinnerf_ns.files import load_object_mask
 from spinnerf_ns.removal.background import background_depths
 from spinnerf_ns.removal.layers import ViewLayers
 from spinnerf_ns.scene.capture import Capture, load_capture
-from spinnerf_ns.scene.points import read_colored_points, visible_depths
+from spinnerf_ns.scene.points import read_points, visible_depths
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_no_hole_and_no_other_photo_give_nothing(layers):
 
 
 def test_sparse_points_are_found_where_they_are_seen(twin, capture):
-    points = read_colored_points(capture)
+    points = read_points(capture)
     assert points is not None
     for name in twin.train_photos[::4]:
         view = capture.view(name)
@@ -76,4 +76,4 @@ def test_a_capture_without_points_has_none(tmp_path):
     class Bare:
         source_meta = {"ply_file_path": Path(tmp_path / "missing.ply")}
 
-    assert read_colored_points(Bare()) is None
+    assert read_points(Bare()) is None

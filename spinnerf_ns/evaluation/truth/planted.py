@@ -34,12 +34,12 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.truth.planted_object import Rendering, Solid, composed, linear, render_solid, shadow_light
 from spinnerf_ns.evaluation.truth.planted_occlusion import KnownDepth, front_by_depth, front_by_points
 from spinnerf_ns.evaluation.truth.planted_place import LARGEST, SIZE_RANGE, Place, SeenPoints, choose_place
-from spinnerf_ns.evaluation.truth.scenes import TruthScene, new_folder, read_scene, write_ply
+from spinnerf_ns.evaluation.truth.scenes import TruthScene, new_folder, read_scene
 from spinnerf_ns.evaluation.truth.twin import prompt_from_mask
 from spinnerf_ns.files import save_object_mask, write_png
 from spinnerf_ns.scene.cameras import project, unproject
 from spinnerf_ns.scene.capture import Capture, load_capture
-from spinnerf_ns.scene.points import read_colored_points, visible_points
+from spinnerf_ns.scene.points import read_points, visible_points, write_ply
 from spinnerf_ns.scene.removed import camera_entries
 from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import Workspace
@@ -169,7 +169,7 @@ class _Planter:
         self.sources = views
         self.views = [_scaled(view, config.width) for view in views]
         self.names = [f"images/{view.photo}.png" for view in views]
-        points = read_colored_points(capture)
+        points = read_points(capture)
         if points is None:
             raise SpinnerfError(
                 f"{data}: no coloured sparse points (ply_file_path), expected some to stand an object on; make the capture "

@@ -14,9 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from spinnerf_ns.errors import SpinnerfError
 
 
@@ -132,16 +129,3 @@ def new_folder(root: Path) -> Iterator[Path]:
         if root.exists():
             root.rmdir()
         written.rename(root)
-
-
-def write_ply(path: Path, points: NDArray[np.floating], colours: NDArray[np.uint8]) -> None:
-    """Writes a binary .ply of (P, 3) positions and (P, 3) RGB colours."""
-    properties = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]
-    table = np.empty(len(points), properties)
-    for column, name in enumerate("xyz"):
-        table[name] = points[:, column]
-    for column, name in enumerate(("red", "green", "blue")):
-        table[name] = colours[:, column]
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}"]
-    header += [f"property {'float' if kind == '<f4' else 'uchar'} {name}" for name, kind in properties]
-    path.write_bytes(("\n".join(header) + "\nend_header\n").encode("ascii") + table.tobytes())

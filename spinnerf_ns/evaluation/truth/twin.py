@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 
 from spinnerf_ns.conventions import BoolMask, Image
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.evaluation.truth.scenes import TruthScene, new_folder, read_scene, write_ply
+from spinnerf_ns.evaluation.truth.scenes import TruthScene, new_folder, read_scene
 from spinnerf_ns.evaluation.truth.twin_render import Pinhole, Room, render_depths, render_photos
 from spinnerf_ns.evaluation.truth.twin_room import TARGET_CENTER, build_room
 from spinnerf_ns.files import save_object_mask, write_png
+from spinnerf_ns.scene.points import write_ply
 
 TWIN_FILE = "twin.json"
 TWIN_VERSION = 1

@@ -26,8 +26,10 @@ from spinnerf_ns.files import load_object_mask
 from spinnerf_ns.nerf.data.pixel_samplers import PixelPool, RayLayout, sample_usable
 from spinnerf_ns.nerf.losses import UNKNOWN
 from spinnerf_ns.scene.capture import Capture, capture_from_dataparser
+from spinnerf_ns.scene.points import SparsePoints, visible_depths
 from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import Workspace
+from spinnerf_ns.stereo.points import points_of
 
 Extras = Callable[[Path, tuple[int, int]], dict[str, Tensor]]
 """(photo's file, (H, W)) -> further entries of its data, each (H, W, ...)."""
@@ -105,8 +107,19 @@ class SpinnerfDataManager(VanillaDataManager):
         return self._capture
 
     @property
+    def points(self) -> SparsePoints | None:
+        """The capture's sparse points; where it brings none of its frame, made from its photos and kept in the workspace."""
+        if not hasattr(self, "_points"):
+            self._points = self.find_points()
+        return self._points
+
+    def find_points(self) -> SparsePoints | None:
+        """Hook: where the points come from."""
+        return points_of(self.capture, self.workspace)
+
+    @property
     def workspace(self) -> Workspace:
-        """The capture's workspace; nothing is written before an export."""
+        """The capture's workspace; before an export only sparse points are written to it."""
         if self._workspace is None:
             self._workspace = Workspace.open(Path(self.config.data), self.config.workspace)
         return self._workspace
@@ -138,7 +151,7 @@ class SpinnerfDataManager(VanillaDataManager):
             CONSOLE.print(f"{len(names) - len(kept)} object-free photos are left out of training.")
             self.train_dataparser_outputs = subset(self.train_dataparser_outputs, kept)
         dataset = self._dataset(self.train_dataparser_outputs)
-        bounds = scene_bounds(self.capture)
+        bounds = scene_bounds(self.capture, self.points)
         dataset.metadata["scene_bounds"] = None if bounds is None else (bounds.center, bounds.radius, bounds.near)
         return dataset
 
@@ -165,9 +178,7 @@ class SpinnerfDataManager(VanillaDataManager):
 
     def _read_sparse_depth(self) -> tuple[Tensor, Tensor]:
         """Flat pixel indices (K,) of the sparse points that training photos show, and their disparities (K,)."""
-        from spinnerf_ns.scene.points import read_colored_points, visible_depths
-
-        points = read_colored_points(self.capture) if self.config.sparse_num_rays else None
+        points = self.points if self.config.sparse_num_rays else None
         pool, scale = self.train_pool, self.capture.world_scale
         flat, disparity = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
         for index, path in enumerate(self.train_dataset.image_filenames if points is not None else ()):

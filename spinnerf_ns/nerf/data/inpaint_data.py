@@ -18,7 +18,9 @@ from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY
 from spinnerf_ns.nerf.data.datamanager import SpinnerfDataManager, SpinnerfDataManagerConfig, resize_nearest
 from spinnerf_ns.nerf.data.pixel_samplers import RayLayout, sample_list, sample_patches, sample_usable
 from spinnerf_ns.scene.camera_path import most_unseen_near_middle
+from spinnerf_ns.scene.points import SparsePoints
 from spinnerf_ns.scene.workspace import Workspace
+from spinnerf_ns.stereo.points import points_of
 
 
 @dataclass
@@ -83,6 +85,10 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
 
             self._removed = read_removed(self.removed_folder)
         return self._removed
+
+    def find_points(self) -> SparsePoints | None:
+        """The source's: features of a filled region are no features of the scene."""
+        return points_of(self.capture, self.workspace, make=False)
 
     def extras(self, path: Path, shape: tuple[int, int]) -> dict[str, Tensor]:
         """`object_mask` (H, W, 1) bool: the region from which the object was removed; `is_truth` (H, W, 1) bool: not there.

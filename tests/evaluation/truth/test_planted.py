@@ -18,9 +18,9 @@ from spinnerf_ns.evaluation.truth.planted_place import LARGEST, SeenPoints, choo
 from spinnerf_ns.evaluation.truth.scenes import load_scene
 from spinnerf_ns.evaluation.truth.twin import TwinConfig, TwinScene, write_twin
 from spinnerf_ns.files import load_object_mask, read_image, write_png
-from spinnerf_ns.scene.bounds import read_points
 from spinnerf_ns.scene.cameras import ray_directions
 from spinnerf_ns.scene.capture import load_capture
+from spinnerf_ns.scene.points import read_ply
 from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import Workspace
 
@@ -166,7 +166,7 @@ def test_it_stands_at_one_place_on_the_ground(planted, twin):
     position, axes, height = _object(planted)
     assert np.allclose(axes.T @ axes, np.eye(3), atol=1e-9) and np.linalg.det(axes) > 0
     # The room's floor, or what stands on it; the sparse points are exact, so the foot touches one of its surfaces.
-    points = read_points(twin.root / "sparse_pc.ply")
+    points = read_ply(twin.root / "sparse_pc.ply").positions
     local = (points - position) @ axes / height
     foot = points[(np.abs(local[:, 2]) < 0.1) & (np.linalg.norm(local[:, :2], axis=1) < 0.5)]
     assert len(foot) >= 5
@@ -186,7 +186,7 @@ def test_it_stands_at_one_place_on_the_ground(planted, twin):
 
 
 def test_sparse_points_are_those_of_the_photos_with_the_object(planted, twin):
-    original, left = read_points(twin.root / "sparse_pc.ply"), read_points(planted.root / "sparse_pc.ply")
+    original, left = read_ply(twin.root / "sparse_pc.ply").positions, read_ply(planted.root / "sparse_pc.ply").positions
     solid = _solid(planted)
     kept = {tuple(point) for point in left} & {tuple(point) for point in original}
     added = np.array([point for point in left if tuple(point) not in kept])

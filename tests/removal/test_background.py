@@ -75,5 +75,6 @@ def test_sparse_points_are_found_where_they_are_seen(twin, capture):
 def test_a_capture_without_points_has_none(tmp_path):
     class Bare:
         source_meta = {"ply_file_path": Path(tmp_path / "missing.ply")}
+        colmap_model = None
 
     assert read_points(Bare()) is None

@@ -25,7 +25,7 @@ def texture(seed: int) -> np.ndarray:
     import cv2
 
     rng = np.random.default_rng(seed)
-    layers = [cv2.resize(rng.random((n, n, 3)).astype(np.float32), (512, 512), interpolation=cv2.INTER_CUBIC) for n in (12, 40, 110)]
+    layers = [cv2.resize(rng.random((n, n, 3)).astype(np.float32), (512, 512)) for n in (12, 40, 110)]
     return np.clip(255 * np.mean(layers, axis=0) * 1.6 - 80, 0, 255).astype(np.uint8)
 
 

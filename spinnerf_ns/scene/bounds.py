@@ -62,9 +62,7 @@ def scene_bounds(capture: Capture, points: SparsePoints | None) -> SceneBounds |
     return SceneBounds(tuple(center.tolist()), float((high - low).max() / 2), near)
 
 
-def _content(
-    points: npt.NDArray[np.float64], cameras: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], float] | None:
+def _content(points: npt.NDArray[np.float64], cameras: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float] | None:
     """(P, 3) points without the background, and the depth of the nearest; None where cameras see too few of them."""
     depths = _nearest_depths(points, cameras)
     seen = depths > 0

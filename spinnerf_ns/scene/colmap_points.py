@@ -81,9 +81,7 @@ def _points(capture: Capture, cameras: dict[int, Any], images: dict[int, Any], p
         owner.append(np.full(int((known >= 0).sum()), len(photos)))
         where.append(xy[known >= 0])
         photos.append(view.photo)
-    return SparsePoints(
-        positions, colors, Observations(tuple(photos), *(np.concatenate(parts) for parts in (which, owner, where)))
-    )
+    return SparsePoints(positions, colors, Observations(tuple(photos), *(np.concatenate(parts) for parts in (which, owner, where))))
 
 
 def _consistent(capture: Capture, points: SparsePoints) -> SparsePoints | None:

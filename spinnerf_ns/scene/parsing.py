@@ -251,9 +251,7 @@ def colmap_model(parser: DataParser) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def stated_bounds(
-    parser: DataParser, meta: dict[str, Any] | None, photos: dict[Path, str]
-) -> dict[str, tuple[float, float]]:
+def stated_bounds(parser: DataParser, meta: dict[str, Any] | None, photos: dict[Path, str]) -> dict[str, tuple[float, float]]:
     """Photo -> near and far planar depth, of the frames of transforms.json that state sensible `bounds` (LLFF's do).
 
     Args:

@@ -37,7 +37,9 @@ LEAST_DILATION = 3
 into the hole."""
 
 EDGE_OF_DEPTH = 0.05
-"""Neighbouring pixels whose depths differ by more than this part show different surfaces."""
+"""Neighbouring pixels whose depths differ by more than this part show different surfaces, unless a slope is as steep."""
+SAME_SLOPE = 1.5
+"""Two neighbouring differences of disparity on one surface differ by this factor at most."""
 
 OBJECTNESS_THRESHOLD = 0.5
 """Rendered objectness above this is object (SPIn-NeRF)."""
@@ -129,14 +131,28 @@ def resize_depth(z: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDAr
     x, y = (((np.arange(n) + 0.5) * old / n - 0.5).astype(np.float32) for n, old in zip(shape[::-1], z.shape[::-1], strict=True))
     disparity = z_to_disparity(z)
     # Beyond the outermost centres a plane goes on: two pixels' difference is carried out half a pixel.
-    corners, parts = zip(*(_between(places, old) for places, old in zip((y, x), z.shape, strict=True)), strict=True)
-    (top, left), (down, right) = corners, (parts[0][:, None], parts[1][None])
-    low, high = (np.minimum(first + 1, old - 1) for first, old in zip(corners, z.shape, strict=True))
+    (top, down), (left, right) = (_between(places, old) for places, old in zip((y, x), z.shape, strict=True))
+    low, high = np.minimum(top + 1, z.shape[0] - 1), np.minimum(left + 1, z.shape[1] - 1)
+    down, right = down[:, None], right[None]
     four = [disparity[rows[:, None], columns] for rows in (top, low) for columns in (left, high)]
     smooth = (four[0] * (1 - right) + four[1] * right) * (1 - down) + (four[2] * (1 - right) + four[3] * right) * down
-    least, most = np.minimum.reduce(four), np.maximum.reduce(four)
-    together = (least > 0) & (most <= (1 + EDGE_OF_DEPTH) * least) & (smooth > 0)
+    across, along = _go_on(disparity), _go_on(disparity.T).T
+    together = across[top[:, None], left] & across[low[:, None], left] & along[top[:, None], left] & along[top[:, None], high]
+    together &= (np.minimum.reduce(four) > 0) & (smooth > 0)
     return np.where(together, 1 / np.where(together, smooth, 1), nearest).astype(np.float32)
+
+
+def _go_on(disparity: npt.NDArray[np.float32]) -> BoolMask:
+    """(H, W) bool: whether each pixel and the next one of its row lie on one surface: they differ little, or about as much as
+    the pixels before and after them do, as on a slanted one."""
+    if disparity.shape[1] < 2:
+        return np.ones(disparity.shape, bool)
+    step = np.abs(np.diff(disparity, axis=1))
+    ends = np.minimum(disparity[:, 1:], disparity[:, :-1])
+    before, after = np.pad(step, ((0, 0), (1, 0)), mode="edge")[:, :-1], np.pad(step, ((0, 0), (0, 1)), mode="edge")[:, 1:]
+    before[:, 0], after[:, -1] = after[:, 0], before[:, -1]
+    goes_on = (step <= EDGE_OF_DEPTH * ends) | (step <= SAME_SLOPE * np.minimum(before, after))
+    return np.pad(goes_on, ((0, 0), (0, 1)), mode="edge")
 
 
 def _between(places: npt.NDArray[np.float32], size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:

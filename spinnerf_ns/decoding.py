@@ -97,6 +97,15 @@ def photo_orientation(path: Path | str) -> int:
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
+def has_alpha(path: Path | str) -> bool:
+    """Whether a picture may have transparent pixels, from its head alone; False where there is no picture."""
+    try:
+        with PilImage.open(path) as picture:
+            return _has_alpha(picture)
+    except (OSError, SyntaxError, PilImage.DecompressionBombError):
+        return False
+
+
 def _open(path: Path | str, what: str) -> PilImage.Image:
     """A picture, decoded fully."""
     path = Path(path)

@@ -39,6 +39,16 @@ def load_object_mask(path: Path | str, shape: tuple[int, int] | None = None, obj
     return scaled_mask(decoded.object_mask() if object_id is None else decoded.where(object_id), shape, path)
 
 
+def load_valid_mask(path: Path | str, shape: tuple[int, int]) -> BoolMask:
+    """Reads a capture's own mask of a photo of (height, width), True = use: grey, RGB or anything else that an object mask may be.
+
+    Raises:
+        SpinnerfError: the file is missing, is no mask, or has another size.
+    """
+    decoded = decode_mask(path)
+    return scaled_mask(decoded.values > 0 if decoded.is_id_map else decoded.object_mask(), shape, path)
+
+
 def scaled_mask(object_mask: BoolMask, shape: tuple[int, int] | None, path: Path | str) -> BoolMask:
     """A mask at its photo's (height, width), if it is that of the same photo at N times or 1/N of the size.
 

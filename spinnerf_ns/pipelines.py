@@ -19,10 +19,10 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
 from spinnerf_ns.accel.cpu import prepare_cpu
-from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD
+from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, resize_mask
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import atomic_path
-from spinnerf_ns.nerf.data.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig, resize_nearest
+from spinnerf_ns.nerf.data.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig
 from spinnerf_ns.nerf.data.inpaint_data import SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel, SpinnerfInpaintModelConfig
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
@@ -253,7 +253,7 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         manager, capture = self.datamanager, self.datamanager.capture
         outputs, pool = manager.train_dataparser_outputs, manager.train_pool
         flat = [
-            resize_nearest(holes[manager.view_of(name).photo].astype(np.uint8), (int(height), int(width))).reshape(-1) > 0
+            resize_mask(holes[manager.view_of(name).photo], (int(height), int(width))).reshape(-1)
             for name, height, width in zip(manager.train_dataset.image_filenames, pool.heights, pool.widths, strict=True)
         ]
         model = fit_background(self.model, manager, torch.from_numpy(np.concatenate(flat)), steps)

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from spinnerf_ns.conventions import BoolMask
+from spinnerf_ns.conventions import BoolMask, resize_mask
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.baselines import load_pipeline
 from spinnerf_ns.evaluation.measure import (
@@ -85,10 +84,7 @@ class _Scene:
         path = label_path(self.folder, view.photo, self.labels)
         if path is None:
             return None
-        mask = load_object_mask(path).astype(np.uint8)
-        if mask.shape != (view.height, view.width):
-            mask = cv2.resize(mask, (view.width, view.height), interpolation=cv2.INTER_NEAREST_EXACT)
-        return mask > 0
+        return resize_mask(load_object_mask(path), (view.height, view.width))
 
     def known(self, view: View) -> Known:
         """What is known of a photo."""

@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from spinnerf_ns.conventions import resize_mask
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.nerf.perceptual import LpipsLoss, make_perceptual_loss
 
@@ -64,7 +65,7 @@ def evaluate_segmentation(predicted: Bool, truth: Bool | None) -> dict[str, floa
     if truth is None or truth.size == 0:
         return {}
     truth = np.asarray(truth).astype(bool)
-    predicted = _resize_mask(np.asarray(predicted).astype(bool), truth.shape)
+    predicted = resize_mask(np.asarray(predicted).astype(bool), truth.shape)
     figures = {"accuracy_full": float(np.mean(predicted == truth))}
     union = np.count_nonzero(predicted | truth)
     if union:
@@ -99,7 +100,7 @@ def evaluate_pair(
     if truth is None:
         return {}
     a, b = _same_size(_picture(render, "render"), _picture(truth, "truth"))
-    object_mask = None if object_mask is None else _resize_mask(np.asarray(object_mask).astype(bool), a.shape[:2])
+    object_mask = None if object_mask is None else resize_mask(np.asarray(object_mask).astype(bool), a.shape[:2])
     regions = _regions(a.shape[:2], object_mask)
     box = bounding_box(object_mask)
     networks = [lpips] if isinstance(lpips, LpipsLoss) else list(lpips)
@@ -144,7 +145,7 @@ def evaluate_partly_true(
     if is_truth.all():
         return evaluate_pair(render, photo, object_mask, lpips, device)
     a, b = _same_size(_picture(render, "render"), _picture(photo, "photo"))
-    is_truth = _resize_mask(is_truth, a.shape[:2])
+    is_truth = resize_mask(is_truth, a.shape[:2])
     figures = evaluate_pair(a, np.where(is_truth[..., None], b, a), ~is_truth, lpips, device)
     return {name: value for name, value in figures.items() if name.endswith("_outside")}
 
@@ -286,12 +287,6 @@ def _same_size(a: Floats, b: Floats) -> tuple[Floats, Floats]:
         )
     size = (width_a, height_a) if width_a * height_a < width_b * height_b else (width_b, height_b)
     return tuple(x if x.shape[1::-1] == size else cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in (a, b))
-
-
-def _resize_mask(object_mask: Bool, shape: tuple[int, int]) -> Bool:
-    if object_mask.shape == tuple(shape):
-        return object_mask
-    return cv2.resize(object_mask.astype(np.uint8), (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST_EXACT) > 0
 
 
 def _regions(shape: tuple[int, int], object_mask: Bool | None) -> dict[str, Bool]:

@@ -12,7 +12,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, BoolMask, t_to_z
+from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, BoolMask, resize_depth, t_to_z
 from spinnerf_ns.nerf.base_model import SpinnerfModel
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel
 
@@ -114,7 +114,7 @@ def render_objectness_and_depth(
         camera = scaled(camera, downscale)
     rendered = render_pixels(model, camera, ("objectness", "z"))
     objectness = _resized(rendered["objectness"], shape)
-    return objectness, _resized_depth(rendered["z"], shape) / np.float32(world_scale)
+    return objectness, resize_depth(rendered["z"], shape) / np.float32(world_scale)
 
 
 def render_depth(model: SpinnerfModel, camera: Cameras, world_scale: float, downscale: int = 1) -> npt.NDArray[np.float32]:
@@ -122,25 +122,28 @@ def render_depth(model: SpinnerfModel, camera: Cameras, world_scale: float, down
     shape = (int(camera.height), int(camera.width))
     if downscale > 1:
         camera = scaled(camera, downscale)
-    return _resized_depth(render_pixels(model, camera, ("z",))["z"], shape) / np.float32(world_scale)
+    return resize_depth(render_pixels(model, camera, ("z",))["z"], shape) / np.float32(world_scale)
 
 
 def scaled(camera: Cameras, downscale: int) -> Cameras:
-    """A copy of the camera with 1 / downscale of the resolution."""
-    camera = Cameras(
+    """A copy of the camera with 1 / downscale of the resolution, rounded to whole pixels; it shows what the camera shows to its
+    last edge, so its pixels are a little off square where the photo's sides are no multiples."""
+    small = Cameras(
         camera_to_worlds=camera.camera_to_worlds.clone(),
         fx=camera.fx.clone(),
         fy=camera.fy.clone(),
         cx=camera.cx.clone(),
         cy=camera.cy.clone(),
-        width=camera.width.clone(),
-        height=camera.height.clone(),
+        width=(camera.width.float() / downscale).round().clamp(min=1).to(camera.width.dtype),
+        height=(camera.height.float() / downscale).round().clamp(min=1).to(camera.height.dtype),
         distortion_params=None if camera.distortion_params is None else camera.distortion_params.clone(),
         camera_type=camera.camera_type.clone(),
         metadata=None,
     )
-    camera.rescale_output_resolution(1.0 / downscale)
-    return camera
+    across, down = small.width / camera.width, small.height / camera.height
+    small.fx, small.cx = camera.fx * across, camera.cx * across
+    small.fy, small.cy = camera.fy * down, camera.cy * down
+    return small
 
 
 def render_object_mask(model: SpinnerfSegModel, camera: Cameras, downscale: int = 1) -> BoolMask:
@@ -160,10 +163,3 @@ def _resized(values: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDA
     if values.shape == shape:
         return values
     return cv2.resize(values, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
-
-
-def _resized_depth(z: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-    # Depth is not interpolated across its edges: between an object and a wall there is nothing.
-    if z.shape == shape:
-        return z
-    return cv2.resize(z, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)

@@ -190,7 +190,7 @@ def capture_from_dataparser(dataparser: DataParser) -> Capture:
         views.append(
             View(
                 key, frame.path, width, height, *frame.intrinsics, frame.distortion, frame.camera_model, frame.c2w,
-                frozenset(frame.splits), alpha_color,
+                frozenset(frame.splits), alpha_color, parsing.checked_mask(frame, (width, height), transforms or data),
             )
         )  # fmt: skip
         training[key] = _TrainingCamera(frame.training_c2w, frame.camera_type, frame.metadata)

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from spinnerf_ns.conventions import resize_mask
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_object_mask, read_image, save_object_mask, write_png
 from spinnerf_ns.scene.llff_folder import LlffFolder, open_llff_folder
@@ -310,7 +311,7 @@ def _write_labels(folder: LlffFolder, meta: dict[str, Any], target: Path) -> Non
                     f"{label} is {label_width}x{label_height}, its photo {path.name} is {width}x{height}, another shape; "
                     "export the label at the photo's size, or remove it"
                 )
-            object_mask = cv2.resize(object_mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+            object_mask = resize_mask(object_mask, (height, width))
         if not object_mask.any():
             empty.append(key)
         save_object_mask(target / f"{key}.png", object_mask)

@@ -13,9 +13,10 @@ import torch
 from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, CameraType
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
-from PIL import Image, UnidentifiedImageError
 
+from spinnerf_ns.decoding import photo_size
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import scale_between
 from spinnerf_ns.scene.source import SPLITS, check_photos_exist
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Frame:
     """(3, 4), source frame."""
     metadata: dict[str, Any] = field(default_factory=dict)
     splits: set[str] = field(default_factory=set)
+    mask_path: Path | None = None
+    """The capture's own mask."""
 
 
 def transforms_path(parser: DataParser) -> Path | None:
@@ -101,6 +104,8 @@ def collect(parser: DataParser, meta: dict[str, Any] | None, outputs: dict[str, 
             key = os.path.abspath(path)
             if key not in frames:
                 frames[key] = _frame(Path(path), output.cameras, index, model, to_source)
+                if output.mask_filenames is not None:
+                    frames[key].mask_path = Path(output.mask_filenames[index])
             frames[key].splits.add(split)
     if meta is not None:
         _add_source_poses(parser, meta, frames, outputs["train"])
@@ -160,6 +165,8 @@ def _add_source_poses(parser: Nerfstudio, meta: dict[str, Any], frames: dict[str
         path = Path(parser._get_fname(Path(entry["file_path"]), folder))
         pose = np.array(entry["transform_matrix"], dtype=np.float64)[:3]
         frame = frames.get(os.path.abspath(path))
+        if frame is not None and frame.mask_path is not None and not frame.mask_path.is_file():
+            frame.mask_path = folder / entry["mask_path"]  # photos have a downscaled folder, masks have none: scaled when read
         if frame is None:
             left_over.append((path, entry, pose))
         else:
@@ -175,7 +182,9 @@ def _add_source_poses(parser: Nerfstudio, meta: dict[str, Any], frames: dict[str
     shift = reference[:, 3] - scale * rotation @ known.c2w[:, 3]
     for path, entry, pose in left_over:
         training = np.concatenate([rotation @ pose[:, :3], (scale * rotation @ pose[:, 3] + shift)[:, None]], axis=1)
-        frames[os.path.abspath(path)] = _frame_from_json(parser, meta, entry, path, pose, training, known)
+        frame = _frame_from_json(parser, meta, entry, path, pose, training, known)
+        frame.mask_path = folder / entry["mask_path"] if entry.get("mask_path") else None
+        frames[os.path.abspath(path)] = frame
 
 
 def _frame_from_json(
@@ -207,17 +216,35 @@ def checked_size(frame: Frame, where: Path) -> tuple[int, int]:
     Raises:
         SpinnerfError: it differs by more, or the file is no image.
     """
-    try:
-        with Image.open(frame.path) as image:
-            width, height = image.size
-    except UnidentifiedImageError as error:
-        raise SpinnerfError(f"{frame.path}: cannot be decoded as an image; write it again as PNG or JPEG") from error
+    width, height = photo_size(frame.path)
     if max(abs(width - frame.width), abs(height - frame.height)) > 1:
         raise SpinnerfError(
             f"{frame.path}: the photo is {width}x{height}, {where} says {frame.width}x{frame.height}; "
             "correct w, h, fl_x, fl_y, cx and cy there, or put the photo of that size back"
         )
     return width, height
+
+
+def checked_mask(frame: Frame, size: tuple[int, int], where: Path) -> Path | None:
+    """The capture's own mask of a photo of (width, height), if it has one.
+
+    Raises:
+        SpinnerfError: it is missing, no image, or of another size than the photo at N times or 1/N of its resolution.
+    """
+    if frame.mask_path is None:
+        return None
+    if not frame.mask_path.is_file():
+        raise SpinnerfError(
+            f"{frame.mask_path}: the mask of {frame.path.name} is missing; put it there, or take mask_path from every frame "
+            f"of {where}"
+        )
+    width, height = photo_size(frame.mask_path)
+    if scale_between((height, width), (size[1], size[0])) is None:
+        raise SpinnerfError(
+            f"{frame.mask_path}: the mask is {width}x{height}, its photo {frame.path} is {size[0]}x{size[1]}; "
+            "export the mask at the photo's size"
+        )
+    return frame.mask_path
 
 
 def source_meta(parser: DataParser, meta: dict[str, Any] | None, camera_model: str) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from spinnerf_ns.conventions import Image
+from spinnerf_ns.conventions import BoolMask, Image
+from spinnerf_ns.decoding import OPAQUE, has_alpha, read_photo
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import read_image
+from spinnerf_ns.files import load_valid_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,27 +45,48 @@ class View:
     alpha_color: tuple[float, float, float] | None = None
     """Colour in [0, 1] behind a photo with an alpha channel, where the parser has one (Blender's: white)."""
 
+    mask_path: Path | None = None
+    """The capture's own mask of the photo (transforms.json's mask_path), where it has one: what is dark there is not used."""
+
     def read_image(self) -> Image:
-        """The photo, (H, W, 3) uint8 RGB.
+        """The photo, (H, W, 3) uint8 RGB: what is trained on, segmented, filled and measured.
 
         Raises:
-            SpinnerfError: it is missing, no image, or no longer of the size that it was when the capture was read.
+            SpinnerfError: it is missing, no image, cut short, or no longer of the size that it was when the capture was read.
         """
-        image = read_image(self.path) if self.alpha_color is None else _read_over(self.path, self.alpha_color)
+        return self._read()[0]
+
+    def valid_mask(self) -> BoolMask:
+        """(H, W) bool, True = use: not transparent in the photo, and bright in the capture's own mask.
+
+        Other pixels are never trained on, never a source of a fill, never filled and never measured.
+
+        Raises:
+            SpinnerfError: as `read_image`; or the mask is missing, no mask, or of another size.
+        """
+        valid = np.ones((self.height, self.width), bool)
+        if self.mask_path is not None:
+            valid &= load_valid_mask(self.mask_path, valid.shape)
+        if self.alpha_color is None and has_alpha(self.path):
+            alpha = self._read()[1]
+            if alpha is not None:
+                valid &= alpha >= OPAQUE
+        return valid
+
+    def _read(self) -> tuple[Image, npt.NDArray[np.uint8] | None]:
+        """The photo and its alpha."""
+        image, alpha = read_photo(self.path)
         if image.shape[:2] != (self.height, self.width):
             raise SpinnerfError(
                 f"{self.path}: the photo is {image.shape[1]}x{image.shape[0]}, its camera is {self.width}x{self.height}; "
                 "put the original photo back"
             )
-        return image
+        if alpha is not None and self.alpha_color is not None:
+            image = _over(image, alpha, self.alpha_color)
+        return image, alpha
 
 
-def _read_over(path: Path, color: tuple[float, float, float]) -> Image:
-    """A photo with its alpha channel laid over a colour, as nerfstudio's datasets do."""
-    import cv2
-
-    data = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    if data is None or data.ndim != 3 or data.shape[2] != 4 or data.dtype != np.uint8:
-        return read_image(path)
-    rgb, alpha = data[..., 2::-1].astype(np.float32), data[..., 3:].astype(np.float32) / 255
-    return np.clip(rgb * alpha + 255 * np.array(color, dtype=np.float32) * (1 - alpha), 0, 255).astype(np.uint8)
+def _over(image: Image, alpha: npt.NDArray[np.uint8], color: tuple[float, float, float]) -> Image:
+    """A photo laid over a colour, as nerfstudio's datasets do."""
+    share = alpha[..., None].astype(np.float32) / 255
+    return np.clip(image * share + 255 * np.array(color, dtype=np.float32) * (1 - share), 0, 255).astype(np.uint8)

@@ -109,3 +109,23 @@ def test_objectness_in_training_uses_some_samples_and_in_evaluation_all():
     model.config.objectness_samples_per_ray = 0
     model.train()(bundle())
     assert seen == [3, 8, 8]
+
+
+# ------------------------------------------------------------------------------------------------------- at 1/N and enlarged
+@pytest.mark.parametrize("downscale", [2, 3, 4])
+@pytest.mark.parametrize("size", [(64, 48), (41, 31), (67, 50)])
+def test_rendering_at_a_part_of_the_resolution_shows_the_same_place(monkeypatch, size, downscale):
+    """The camera's edges stay where they are, whatever is left over: a plane's depth is that of a full render."""
+    width, height = size
+    camera = Cameras(torch.eye(4)[None, :3], fx=50.0, fy=52.0, cx=width / 2 + 1, cy=height / 2 - 2, width=width, height=height)
+
+    def plane(model, camera, names, pixels=None):
+        rays = camera.generate_rays(camera_indices=0, keep_shape=True)
+        directions = rays.directions * rays.metadata["directions_norm"]  # planar depth 1
+        disparity = 0.5 + 0.1 * directions[..., 0] / 0.4 + 0.1 * directions[..., 1] / 0.3
+        return {name: (1 / disparity if name == "z" else disparity).numpy() for name in names}
+
+    expected = plane(None, camera, ("z",))["z"]
+    monkeypatch.setattr(rendering, "render_pixels", plane)
+    np.testing.assert_allclose(rendering.render_depth(None, camera, 1.0, downscale), expected, rtol=1e-4)
+    assert abs(rendering.render_objectness(None, camera, downscale) - 1 / expected)[4:-4, 4:-4].max() < 1e-3

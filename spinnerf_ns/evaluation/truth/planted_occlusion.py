@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from spinnerf_ns.conventions import DEPTH_UNIT_SCALE, Image
+from spinnerf_ns.conventions import DEPTH_UNIT_SCALE, Image, resize_depth
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.truth.planted_object import Rendering
 from spinnerf_ns.scene.capture import Capture
@@ -72,7 +72,7 @@ class KnownDepth:
                 f"{path}: no depth map of shape (height, width) can be read there; mend it, or remove depth_file_path from "
                 "every frame of transforms.json"
             )
-        return cv2.resize(stored.astype(np.float64) * self.unit, size[::-1], interpolation=cv2.INTER_NEAREST)
+        return resize_depth((stored.astype(np.float64) * self.unit).astype(np.float32), size).astype(np.float64)
 
 
 def front_by_depth(depth: NDArray[np.float64], rendering: Rendering, height: float) -> NDArray[np.float32]:

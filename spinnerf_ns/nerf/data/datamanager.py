@@ -18,9 +18,11 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
 from nerfstudio.model_components.ray_generators import RayGenerator
 from nerfstudio.utils.rich_utils import CONSOLE
+from PIL import Image
 from torch import Tensor
 
 from spinnerf_ns.accel.ray_generator import PerspectiveRayGenerator
+from spinnerf_ns.conventions import resize_labels, resize_mask
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_object_mask
 from spinnerf_ns.nerf.data.pixel_samplers import PixelPool, RayLayout, sample_usable
@@ -36,26 +38,63 @@ Extras = Callable[[Path, tuple[int, int]], dict[str, Tensor]]
 
 
 class AnnotatedDataset(InputDataset):
-    """Photos with further per-pixel entries (labels, masks, depth), read by a function.
+    """A capture's photos, as its views read them, with further per-pixel entries (labels, masks, depth), read by a function.
+
+    Stock nerfstudio's datasets decode photos otherwise: a palette's indices for grey values, CMYK's black for alpha. And a camera
+    may be a pixel smaller or larger than its photo: here it has the photo's size.
 
     Args:
         dataparser_outputs, scale_factor: as `InputDataset`.
-        extras: gives the entries.
+        view_of: a photo's file -> its view.
+        extras: gives the further entries.
     """
 
     exclude_batch_keys_from_device = [*InputDataset.exclude_batch_keys_from_device, "object_label", "object_mask", "is_truth"]
 
     def __init__(
-        self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0, *args: Any, extras: Extras | None = None, **kwargs
+        self,
+        dataparser_outputs: DataparserOutputs,
+        scale_factor: float = 1.0,
+        *args: Any,
+        view_of: Callable[[Path], View],
+        extras: Extras | None = None,
+        **kwargs,
     ) -> None:
         super().__init__(dataparser_outputs, scale_factor, *args, **kwargs)
+        self.views = [view_of(Path(path)) for path in dataparser_outputs.image_filenames]
         self.extras = extras
+        shapes = torch.tensor([self._shape(view) for view in self.views], dtype=self.cameras.height.dtype)
+        self.cameras.height, self.cameras.width = shapes[:, :1], shapes[:, 1:]
+
+    def get_numpy_image(self, image_idx: int) -> np.ndarray:
+        """The photo, (H, W, 3) uint8."""
+        view = self.views[image_idx]
+        image = view.read_image()
+        height, width = self._shape(view)
+        if (height, width) != image.shape[:2]:
+            image = np.array(Image.fromarray(image).resize((width, height), resample=Image.Resampling.BILINEAR))
+        return image
+
+    def get_data(self, image_idx: int, image_type: str = "float32", *args: Any, **kwargs: Any) -> dict:
+        """The photo under "image", (H, W, 3); its `valid_mask` under "mask", (H, W, 1) bool, unless all of it may be used; and the
+        further entries."""
+        image = self.get_image_uint8(image_idx) if image_type == "uint8" else self.get_image_float32(image_idx)
+        data = {"image_idx": image_idx, "image": image}
+        valid = self.views[image_idx].valid_mask()
+        if not valid.all():
+            data["mask"] = torch.from_numpy(resize_mask(valid, tuple(image.shape[:2])))[..., None]
+        data.update(self.get_metadata(data))
+        return data
 
     def get_metadata(self, data: dict) -> dict:
         """The photo's further entries."""
         if self.extras is None:
             return {}
         return self.extras(Path(self.image_filenames[data["image_idx"]]), tuple(data["image"].shape[:2]))
+
+    def _shape(self, view: View) -> tuple[int, int]:
+        """(height, width) of a photo in this dataset."""
+        return int(view.height * self.scale_factor), int(view.width * self.scale_factor)
 
 
 class WholeSceneSampler:
@@ -160,7 +199,8 @@ class SpinnerfDataManager(VanillaDataManager):
         return self._dataset(self.dataparser.get_dataparser_outputs(split=self.test_split))
 
     def _dataset(self, outputs: DataparserOutputs) -> AnnotatedDataset:
-        return AnnotatedDataset(outputs, scale_factor=self.config.camera_res_scale_factor, extras=self.extras)
+        scale = self.config.camera_res_scale_factor
+        return AnnotatedDataset(outputs, scale_factor=scale, view_of=self.view_of, extras=self.extras)
 
     # ---------------------------------------------------------------------------------------------------- next batch
     def setup_train(self) -> None:
@@ -189,8 +229,10 @@ class SpinnerfDataManager(VanillaDataManager):
                 continue
             image = pool.colors[start:end, :3].view(height, width, 3).numpy()
             pixels, z = visible_depths(view, image, points)
-            flat.append(torch.from_numpy(pixels[:, 0] * width + pixels[:, 1] + start))
-            disparity.append(torch.from_numpy(1.0 / (z * scale)).float())
+            places = torch.from_numpy(pixels[:, 0] * width + pixels[:, 1] + start)
+            kept = slice(None) if pool.usable is None else pool.usable[places]
+            flat.append(places[kept])
+            disparity.append(torch.from_numpy(1.0 / (z * scale)).float()[kept])
         return torch.cat(flat), torch.cat(disparity)
 
     def sample_sparse(self, batch: dict) -> Tensor:
@@ -262,15 +304,15 @@ def build_pool(dataset: AnnotatedDataset, visit: Callable[[dict], None] | None =
         dataset: the photos.
         visit: is shown each photo's data, in the dataset's order.
     """
-    images, usable = [], []
+    images, usable, masked = [], [], False
     for index in range(len(dataset)):
         data = dataset.get_data(index, image_type="uint8")
         images.append(data["image"])
-        if "mask" in data:
-            usable.append(data["mask"][..., 0])
+        masked |= "mask" in data
+        usable.append(data["mask"][..., 0] if "mask" in data else torch.ones(data["image"].shape[:2], dtype=torch.bool))
         if visit is not None:
             visit(data)
-    return PixelPool.from_images(images, usable=usable or None)
+    return PixelPool.from_images(images, usable=usable if masked else None)
 
 
 def subset(outputs: DataparserOutputs, indices: Sequence[int]) -> DataparserOutputs:
@@ -319,7 +361,7 @@ class SpinnerfSegDataManager(SpinnerfDataManager):
         label = self.read_label(self.view_of(path))
         if label is None:
             return {"object_label": torch.full((*shape, 1), UNKNOWN, dtype=torch.uint8)}
-        return {"object_label": torch.from_numpy(resize_nearest(label, shape))[..., None]}
+        return {"object_label": torch.from_numpy(resize_labels(label, shape))[..., None]}
 
     def mask_file(self, view: View) -> Path | None:
         """The file of a photo's object mask, if it has one."""
@@ -390,12 +432,3 @@ class SpinnerfSegDataManager(SpinnerfDataManager):
             return bundle, batch
         batch["object_label"] = self.labels[batch["flat"][: self.layout.uniform]]
         return bundle, batch
-
-
-def resize_nearest(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) -> (H', W') by nearest neighbour; the same array where the size is right."""
-    if values.shape == tuple(shape):
-        return values
-    import cv2
-
-    return cv2.resize(values, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)

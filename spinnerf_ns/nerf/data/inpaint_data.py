@@ -12,10 +12,11 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from spinnerf_ns.conventions import resize_depth, resize_mask
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_depth, load_object_mask
 from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY
-from spinnerf_ns.nerf.data.datamanager import SpinnerfDataManager, SpinnerfDataManagerConfig, resize_nearest
+from spinnerf_ns.nerf.data.datamanager import SpinnerfDataManager, SpinnerfDataManagerConfig
 from spinnerf_ns.nerf.data.pixel_samplers import RayLayout, sample_list, sample_patches, sample_usable
 from spinnerf_ns.scene.camera_path import most_unseen_near_middle
 from spinnerf_ns.scene.points import SparsePoints
@@ -105,8 +106,7 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         if file is None:
             object_mask = torch.zeros(*shape, 1, dtype=torch.bool)
         else:
-            resized = resize_nearest(load_object_mask(file).astype(np.uint8), shape)
-            object_mask = torch.from_numpy(resized).bool()[..., None]
+            object_mask = torch.from_numpy(resize_mask(load_object_mask(file), shape))[..., None]
         return {"object_mask": object_mask, "is_truth": torch.ones_like(object_mask) if object_free else ~object_mask}
 
     # ---------------------------------------------------------------------------------------------------------- pool
@@ -151,11 +151,11 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
                     f"{self.removed_folder}: the export has no files for the training photo '{photo}'; "
                     "export again: ns-spinnerf export --load-config CONFIG --overwrite"
                 )
-            object_mask = resize_nearest(load_object_mask(files.object_mask).astype(np.uint8), shape) > 0
+            object_mask = resize_mask(load_object_mask(files.object_mask), shape)
             hole = object_mask
             if self.config.hole == "unseen" and Path(files.unseen_mask).is_file():
-                hole = resize_nearest(load_object_mask(files.unseen_mask).astype(np.uint8), shape) > 0
-            z = resize_nearest(load_depth(files.depth), shape) * scale
+                hole = resize_mask(load_object_mask(files.unseen_mask), shape)
+            z = resize_depth(load_depth(files.depth), shape) * scale
             start = int(pool.starts[index])
             # Filled pixels came from other photos: these teach the same without the error of their having been moved.
             region_masks.append(torch.from_numpy(object_mask.reshape(-1)))

@@ -90,9 +90,9 @@ def resize_mask(mask: BoolMask, shape: tuple[int, int]) -> BoolMask:
     """
     if mask.shape == tuple(shape):
         return mask
-    grows = shape[0] >= mask.shape[0] and shape[1] >= mask.shape[1]
-    how = cv2.INTER_LINEAR if grows else cv2.INTER_AREA  # both keep the outer corners where they are
-    return cv2.resize(mask.astype(np.float32), (shape[1], shape[0]), interpolation=how) >= 0.5
+    if shape[0] > mask.shape[0] or shape[1] > mask.shape[1]:
+        return resize_labels(mask, shape)  # so that a mask that is enlarged and shrunk again is the same
+    return cv2.resize(mask.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_AREA) >= 0.5
 
 
 def resize_labels(labels: Labels, shape: tuple[int, int]) -> Labels:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spinnerf_ns.conventions import resize_mask
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.nerf.metrics import Bool, Picture, _crop, _picture, _resize_mask, _same_size, _tensor, bounding_box
+from spinnerf_ns.nerf.metrics import Bool, Picture, _crop, _picture, _same_size, _tensor, bounding_box
 
 
 def load_fid_features(weights: Path | None = None, allow_download: bool = True) -> torch.nn.Module:
@@ -76,7 +77,7 @@ def evaluate_fid(
                 continue
             a, b = _same_size(_picture(render, "render"), _picture(truth, "truth"))
             if variant == "bbox":
-                mask = None if object_mask is None else _resize_mask(np.asarray(object_mask).astype(bool), a.shape[:2])
+                mask = None if object_mask is None else resize_mask(np.asarray(object_mask).astype(bool), a.shape[:2])
                 box = bounding_box(mask)
                 if box is None:
                     continue

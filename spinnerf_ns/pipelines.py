@@ -260,8 +260,9 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         frame = (outputs.dataparser_transform, outputs.dataparser_scale)
         BackgroundField.of(model, *frame).save(path)
         views = views_with_object(capture, manager.workspace)
+        unsure = [holes[view.photo] | ~view.valid_mask() for view in views]  # what may not be used says nothing of the object
         surface = object_points(manager.workspace, views)
-        model.empty_hull(visual_hull(views, [holes[view.photo] for view in views], surface), *frame)
+        model.empty_hull(visual_hull(views, unsure, surface), *frame)
 
         def render(view: View) -> Any:
             return render_depth(model, capture.cameras([view]), capture.world_scale, config.downscale)

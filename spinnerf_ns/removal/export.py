@@ -12,9 +12,10 @@ import numpy.typing as npt
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
-from spinnerf_ns.conventions import LEAST_DILATION, dilate_mask, disparity_to_z, z_to_disparity
+from spinnerf_ns.conventions import LEAST_DILATION, BoolMask, dilate_mask, disparity_to_z, z_to_disparity
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_depth, load_object_mask, save_depth, save_object_mask
+from spinnerf_ns.hints import say
 from spinnerf_ns.removal.background import background_depths
 from spinnerf_ns.removal.config import BACKGROUND, RIM, ExportConfig
 from spinnerf_ns.removal.inpainters import INPAINTERS
@@ -100,11 +101,11 @@ def background_stage(
     views = views_with_object(capture, workspace)
     folder = workspace.root / BACKGROUND
     parameters = {"dilation": config.dilation, "least_dilation": LEAST_DILATION, "downscale": config.downscale, **parameters}
-    inputs = [path for view in views for path in (view.path, _mask_path(workspace, view))]
+    inputs = [path for view in views for path in (view.path, _mask_path(workspace, view), *own_masks(view))]
     with workspace.stage(BACKGROUND, parameters, inputs, [folder], overwrite=config.overwrite) as stage:
         if stage.fresh:
             return
-        holes = {view.photo: _hole(workspace, view, (view.height, view.width), config) for view in views}
+        holes = {view.photo: removed_region(workspace, view, config) for view in views}
         render = fit(holes, stage.folder(folder) / "field.pt")
         for view in track(views, "Rendering depth"):
             save_depth(stage.folder(folder) / "depths" / f"{view.photo}.npy", render(view))
@@ -140,7 +141,7 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
     inpainter_name, inpainter = make_inpainter(config)
     disparity_inpainter = make_disparity_inpainter(config, inpainter_name, inpainter)
     depth_path = depths_of(workspace, config)
-    files = [(view.path, _mask_path(workspace, view), depth_path(workspace, view.photo)) for view in views]
+    files = [(view.path, _mask_path(workspace, view), depth_path(workspace, view.photo), *own_masks(view)) for view in views]
     inputs = [path for each in files for path in each]
     missing = [path for path in inputs if not path.is_file()]
     if missing:
@@ -238,18 +239,24 @@ def _fill(layers: list[ViewLayers], config: ExportConfig, without_object: bool) 
 
 
 def _completed(layer: ViewLayers, z: np.ndarray, disparity_inpainter: Any) -> npt.NDArray[np.float32]:
-    """(H, W) depth without the object: what was filled keeps its own, the rest of the hole is continued from around it."""
+    """(H, W) depth without the object: what was filled keeps its own, the rest of the hole is continued from around it; unknown
+    where the photo has no depth to continue."""
     known = np.where(layer.hole, z, layer.z_visible).astype(np.float32)
     # Everything in the hole without a depth is completed, filled pixels with an uncertain depth included.
     to_complete = layer.hole & (known <= 0)
     disparity = z_to_disparity(known)
-    if to_complete.any():
+    if to_complete.any() and not (known > 0).any():
+        say(
+            f"{layer.view.photo}: no depth is known in this photo, so none is given where the object was; its colours are inpainted"
+        )
+    elif to_complete.any():
         disparity = disparity_inpainter.inpaint_disparity(disparity, to_complete)
     return disparity_to_z(disparity).astype(np.float32)
 
 
 def _planes(layers: list[ViewLayers]) -> np.ndarray:
     """The planes around the holes, from what the photos show."""
+    layers = [layer for layer in layers if layer.is_source]
     around = [np.where(layer.hole, 0, layer.z_visible) for layer in layers]
     return find_planes([layer.view for layer in layers], around, [layer.hole for layer in layers])
 
@@ -274,10 +281,12 @@ def _inpainted(layer: ViewLayers, filled: Filled, labels: np.ndarray | None, inp
         return filled.image
 
     def fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        if layer.valid_mask is not None:
+            hole = hole | ~layer.valid_mask  # what may not be used is nothing to draw from
         return inpainter.inpaint([image], [hole], [photo])[0]
 
     if labels is None or not getattr(inpainter, "by_surface", False):
-        return fill(filled.image, unseen)
+        return np.where(unseen[..., None], fill(filled.image, unseen), filled.image)
     return fill_by_surface(fill, filled.image, unseen, labels)
 
 
@@ -291,14 +300,22 @@ def load_layers(
     workspace: Workspace, view: View, config: ExportConfig, depth_path: Callable[[Workspace, str], Path] = layers_path
 ) -> ViewLayers:
     """A view's photo, hole and rendered depth; its background depth is not known yet."""
-    image = view.read_image()
-    hole = _hole(workspace, view, image.shape[:2], config)
-    z_visible = load_depth(depth_path(workspace, view.photo))
-    return ViewLayers(view, image, hole, z_visible, np.zeros_like(z_visible))
+    image, valid = view.read_image(), view.valid_mask()
+    region = removed_region(workspace, view, config, valid)
+    z_visible = np.where(valid, load_depth(depth_path(workspace, view.photo)), np.float32(0))
+    held_out = bool(view.splits) and "train" not in view.splits
+    return ViewLayers(view, image, region, z_visible, np.zeros_like(z_visible), None if valid.all() else valid, not held_out)
 
 
-def _hole(workspace: Workspace, view: View, shape: tuple[int, int], config: ExportConfig) -> npt.NDArray[np.bool_]:
-    return dilate_mask(load_object_mask(_mask_path(workspace, view), shape), config.dilation, least=LEAST_DILATION)
+def removed_region(workspace: Workspace, view: View, config: ExportConfig, valid: BoolMask | None = None) -> BoolMask:
+    """(H, W) bool: the photo's rendered object mask, grown, where the photo may be used."""
+    valid = view.valid_mask() if valid is None else valid
+    return dilate_mask(load_object_mask(_mask_path(workspace, view), valid.shape), config.dilation, least=LEAST_DILATION) & valid
+
+
+def own_masks(view: View) -> list[Path]:
+    """The file of the capture's own mask of a photo, if it has one."""
+    return [] if view.mask_path is None else [view.mask_path]
 
 
 def _mask_path(workspace: Workspace, view: View) -> Path:

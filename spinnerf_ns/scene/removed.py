@@ -2,6 +2,7 @@
 
     transforms.json          inpainted photos, depth_file_path, no mask_path; explicit train, val and test file names
     transforms_masked.json   the original photos with mask_path = valid_masks: the masked-NeRF baseline
+    masks/<photo>.png        the capture's own masks and transparent pixels, if it has any: then transforms.json has mask_path, too
     images/<photo>.png       lossless; pixels outside the object mask are the original photo's
     depths/<photo>.npy       see below
     object_masks/ valid_masks/ unseen_masks/<photo>.png
@@ -91,6 +92,7 @@ class RemovedWriter:
         self.ply = ply if ply is not None else capture.source_meta.get("ply_file_path")
         self.folder = Path(folder)
         self.object_free = frozenset(capture.view(photo).photo for photo in object_free)
+        self.has_masks = any(view.has_mask for view in capture.views)
 
     def write(self, view: RemovedView) -> None:
         """Writes a photo's files, each atomically.
@@ -117,7 +119,10 @@ class RemovedWriter:
         write_png(self._path("image", source), image)
         save_object_mask(self._path("object_mask", source), object_mask)
         save_object_mask(self._path("unseen_mask", source), np.asarray(view.unseen_mask, dtype=bool) & object_mask)
-        write_png(self._path("valid_mask", source), (~object_mask).astype(np.uint8) * OBJECT)  # nerfstudio: non-zero = use
+        valid = source.valid_mask()
+        write_png(self._path("valid_mask", source), (~object_mask & valid).astype(np.uint8) * OBJECT)  # nerfstudio: non-zero = use
+        if self.has_masks:
+            write_png(self.folder / _mask_name(source), valid.astype(np.uint8) * OBJECT)
         save_depth(self._path("depth", source), z / float(self.capture.source_meta.get("applied_scale", 1.0)))
 
     def finish(self) -> None:
@@ -137,6 +142,8 @@ class RemovedWriter:
             )
         views = self.capture.views
         inpainted = {v.photo: {"file_path": _name("image", v), "depth_file_path": _name("depth", v)} for v in views}
+        if self.has_masks:  # nerfstudio wants one of every photo, or none
+            inpainted = {v.photo: {**inpainted[v.photo], "mask_path": _mask_name(v)} for v in views}
         masked = {v.photo: {"file_path": self._original(v), "mask_path": _name("valid_mask", v)} for v in views}
         self._write_json(TRANSFORMS_MASKED, masked)
         self._write_json(TRANSFORMS, inpainted)
@@ -222,6 +229,10 @@ def _untouched(view: View) -> RemovedView:
 def _name(kind: str, view: View) -> str:
     folder, suffix = FILES[kind]
     return f"{folder}/{view.photo}{suffix}"
+
+
+def _mask_name(view: View) -> str:
+    return f"masks/{view.photo}.png"
 
 
 def _relative(path: str, folder: Path) -> str:

@@ -56,6 +56,11 @@ class View:
         """
         return self._read()[0]
 
+    @property
+    def has_mask(self) -> bool:
+        """Whether some of its pixels may be unusable: it has a mask of the capture's own, or an alpha channel that counts."""
+        return self.mask_path is not None or (self.alpha_color is None and has_alpha(self.path))
+
     def valid_mask(self) -> BoolMask:
         """(H, W) bool, True = use: not transparent in the photo, and bright in the capture's own mask.
 
@@ -67,7 +72,7 @@ class View:
         valid = np.ones((self.height, self.width), bool)
         if self.mask_path is not None:
             valid &= load_valid_mask(self.mask_path, valid.shape)
-        if self.alpha_color is None and has_alpha(self.path):
+        if self.has_mask and self.alpha_color is None:
             alpha = self._read()[1]
             if alpha is not None:
                 valid &= alpha >= OPAQUE

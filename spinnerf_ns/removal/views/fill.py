@@ -54,7 +54,7 @@ def fill_from_views(
     max_sources: int | None = None,
     match_exposure: bool = True,
 ) -> list[Filled]:
-    """Fills every photo's hole from all other photos.
+    """Fills every photo's hole from all other photos that may be sources.
 
     Args:
         layers: the photos; all depths in the units of the views' poses.
@@ -73,7 +73,8 @@ def fill_from_views(
         _check(layer)
     photos, filled = Photos(layers), []
     for number, layer in enumerate(layers):
-        others = photos[[other for other in _nearest_first(layer, layers) if other != number][:max_sources]]
+        sources = [other for other in _nearest_first(layer, layers) if other != number and layers[other].is_source]
+        others = photos[np.array(sources[:max_sources], np.int64)]
         filled.append(_fill(layer, others, relative_tolerance, match_exposure))
         if progress is not None:
             progress(number)

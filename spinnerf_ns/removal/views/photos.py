@@ -62,8 +62,8 @@ class Photos:
         return part
 
     def all_but(self, number: int) -> Photos:
-        """The others of a photo; nothing is copied."""
-        return self[np.delete(np.arange(len(self)), number)]
+        """The others of a photo that may be sources; nothing is copied."""
+        return self[np.array([i for i, layer in enumerate(self.layers) if i != number and layer.is_source], np.int64)]
 
 
 @dataclass

@@ -125,6 +125,14 @@ def write_png(path: Path | str, image: npt.NDArray[np.uint8]) -> None:
         temporary.write_bytes(encoded.tobytes())
 
 
+def write_ply_table(path: Path | str, vertices: npt.NDArray) -> None:
+    """Writes a structured array of float32 and uint8 fields as the vertices of a binary .ply, atomically."""
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}"]
+    header += [f"property {'float' if vertices.dtype[name] == '<f4' else 'uchar'} {name}" for name in vertices.dtype.names]
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(("\n".join(header) + "\nend_header\n").encode("ascii") + vertices.tobytes())
+
+
 class atomic_path:
     """A context that gives a temporary path beside `path` and moves it there only if the block succeeds.
 

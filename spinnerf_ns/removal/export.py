@@ -28,10 +28,11 @@ from spinnerf_ns.removal.views.fill import Filled, fill_from_views
 from spinnerf_ns.removal.views.photos import Photos
 from spinnerf_ns.scene.cameras import unproject_pixels
 from spinnerf_ns.scene.capture import Capture
+from spinnerf_ns.scene.points import SparsePoints
 from spinnerf_ns.scene.removed import RemovedView, RemovedWriter
 from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import REFERENCE, Workspace
-from spinnerf_ns.stereo.points import ply_of
+from spinnerf_ns.stereo.points import points_of
 
 RenderLayers = Callable[[View], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]]
 """A view -> (object_mask, z_visible), each (H, W), planar depth in world units, 0 = unknown."""
@@ -167,7 +168,8 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
                 f"{workspace.masks_3d}: every mask is empty, so there is nothing to remove; point at the object again: "
                 f"ns-spinnerf segment --data {capture.data} --view PHOTO --points X,Y --overwrite"
             )
-        writer = RemovedWriter(capture, stage.folder(workspace.removed), workspace.object_free, ply_of(capture, workspace))
+        points = points_of(capture, workspace, make=False) or SparsePoints.none()
+        writer = RemovedWriter(capture, stage.folder(workspace.removed), workspace.object_free, points)
         unfinished = [index for index, view in enumerate(views) if not stage.done(view.photo)]
         if unfinished:
             planes = _planes(layers) if config.by_surface and depth_path is background_path else None

@@ -55,7 +55,8 @@ class Capture:
         training: photo -> its camera in the training frame.
         world_scale: training length per source length.
         source_meta: what transforms.json says of the capture as a whole and a dataset made from it must repeat:
-            camera_model, applied_transform, applied_scale, orientation_override, fisheye_crop_radius, and ply_file_path
+            camera_model, applied_transform, applied_scale, orientation_override, fisheye_crop_radius, measured_points (see
+            `source`), and ply_file_path
             (absolute); each only when given.
         colmap_model: folder of the COLMAP model that it was read from, or that lies in it.
         bounds: photo -> nearest and furthest planar depth, source units, where the capture states them (LLFF).

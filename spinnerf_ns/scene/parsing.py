@@ -17,7 +17,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from spinnerf_ns.decoding import photo_size
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import scale_between
-from spinnerf_ns.scene.source import SPLITS, check_photos_exist
+from spinnerf_ns.scene.source import MEASURED_POINTS, SPLITS, check_photos_exist
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
@@ -257,7 +257,7 @@ def source_meta(parser: DataParser, meta: dict[str, Any] | None, camera_model: s
         if isinstance(parser, ColmapDataParser) and parser.config.assume_colmap_world_coordinate_convention:
             result["applied_transform"] = [list(row) for row in COLMAP_Z_UP]
         return result
-    for name in ("applied_transform", "applied_scale", "orientation_override", "fisheye_crop_radius"):
+    for name in ("applied_transform", "applied_scale", "orientation_override", "fisheye_crop_radius", MEASURED_POINTS):
         if name in meta:
             result[name] = meta[name]
     if "applied_transform" not in meta and (Path(parser.config.data) / "colmap/sparse/0").exists():

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from spinnerf_ns.files import write_ply_table
 from spinnerf_ns.scene.cameras import project
+from spinnerf_ns.scene.source import MEASURED_POINTS
 
 if TYPE_CHECKING:
     from spinnerf_ns.scene.capture import Capture
@@ -96,6 +98,11 @@ class SparsePoints:
     seen: Observations | None = None
     """Their tracks; None where nobody kept them (a .ply file)."""
 
+    @classmethod
+    def none(cls) -> SparsePoints:
+        """No points at all."""
+        return cls(np.zeros((0, 3)), np.zeros((0, 3)))
+
     def thinned(self, most: int = 0) -> SparsePoints:
         """At most so many of the points (`MAX_POINTS` by default), drawn at random, always the same ones."""
         most = most or MAX_POINTS
@@ -114,12 +121,16 @@ def read_points(capture: Capture) -> SparsePoints | None:
     """
     from spinnerf_ns.scene.colmap_points import read_colmap_points
 
+    measured = capture.source_meta.get(MEASURED_POINTS)
+    if measured is not None:  # an object-free capture: its model also holds points that no photo showed
+        return read_ply(capture.source_meta.get("ply_file_path"), measured)
     tracked = read_colmap_points(capture)
     return tracked if tracked is not None else read_ply(capture.source_meta.get("ply_file_path"))
 
 
-def read_ply(path: Path | str | None) -> SparsePoints | None:
-    """The coloured points of a .ply file; None without a file, without colours, or for a file that cannot be read."""
+def read_ply(path: Path | str | None, first: int | None = None) -> SparsePoints | None:
+    """The coloured points of a .ply file, or the first of them; None without a file, without colours, or for a file that
+    cannot be read."""
     if path is None or not Path(path).is_file():
         return None
     import trimesh
@@ -128,6 +139,7 @@ def read_ply(path: Path | str | None) -> SparsePoints | None:
         cloud = trimesh.load(path, process=False)
         positions = np.asarray(cloud.vertices, dtype=np.float64)
         colors = np.asarray(cloud.colors if hasattr(cloud, "colors") else cloud.visual.vertex_colors, dtype=np.float64)
+        positions, colors = positions[:first], colors[:first]
     except (ValueError, AttributeError, KeyError, IndexError, OSError):
         return None
     if len(positions) == 0 or len(colors) != len(positions):
@@ -137,16 +149,14 @@ def read_ply(path: Path | str | None) -> SparsePoints | None:
 
 
 def write_ply(path: Path, points: npt.NDArray[np.floating], colors: npt.NDArray[np.uint8]) -> None:
-    """Writes a binary .ply of (P, 3) positions and (P, 3) RGB colors."""
+    """Writes a binary .ply of (P, 3) positions and (P, 3) RGB colors, atomically."""
     properties = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]
     table = np.empty(len(points), properties)
     for column, name in enumerate("xyz"):
         table[name] = points[:, column]
     for column, name in enumerate(("red", "green", "blue")):
         table[name] = colors[:, column]
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}"]
-    header += [f"property {'float' if kind == '<f4' else 'uchar'} {name}" for name, kind in properties]
-    path.write_bytes(("\n".join(header) + "\nend_header\n").encode("ascii") + table.tobytes())
+    write_ply_table(path, table)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@
     images/<photo>.png       lossless; pixels outside the object mask are the original photo's
     depths/<photo>.npy       see below
     object_masks/ valid_masks/ unseen_masks/<photo>.png
+    sparse_pc.ply            the source's points without the object's, then points on the surfaces behind it (removed_points)
+    colmap/                  the same as a COLMAP model, without object-free photos: it has no splits (colmap_out)
 
 Both files hold every photo with its source pose, object-free ones included, so that nerfstudio's parser orients, centres and
 scales them as it does the source; which photos are trained on is said by the file names per split.
@@ -29,13 +31,26 @@ import numpy.typing as npt
 
 from spinnerf_ns.conventions import OBJECT, BoolMask, Image
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import atomic_path, save_depth, save_object_mask, write_png
+from spinnerf_ns.files import (
+    atomic_path,
+    load_depth,
+    load_object_mask,
+    read_image,
+    save_depth,
+    save_object_mask,
+    write_png,
+)
 from spinnerf_ns.scene.capture import Capture
-from spinnerf_ns.scene.source import SPLITS, read_transforms
+from spinnerf_ns.scene.colmap_out import ModelPoints, write_colmap
+from spinnerf_ns.scene.points import SparsePoints, read_points, write_ply
+from spinnerf_ns.scene.removed_points import CleanPhoto, removed_points
+from spinnerf_ns.scene.source import MEASURED_POINTS, SPLITS, read_transforms
 from spinnerf_ns.scene.view import View
 
 TRANSFORMS = "transforms.json"
 TRANSFORMS_MASKED = "transforms_masked.json"
+POINTS = "sparse_pc.ply"
+COLMAP = "colmap"
 
 FILES = {
     "image": ("images", ".png"),
@@ -81,15 +96,15 @@ class RemovedWriter:
         capture: the capture that the photos are of.
         folder: the folder to write; it may be renamed later, but not moved to another depth.
         object_free: photos that never showed the object.
-        ply: the sparse points that the dataset names; by default those of the capture.
+        points: the source's sparse points; by default those that the capture brings.
 
     Raises:
         SpinnerfError: an object-free photo that the capture does not have.
     """
 
-    def __init__(self, capture: Capture, folder: Path, object_free: Sequence[str], ply: Path | None = None) -> None:
+    def __init__(self, capture: Capture, folder: Path, object_free: Sequence[str], points: SparsePoints | None = None) -> None:
         self.capture = capture
-        self.ply = ply if ply is not None else capture.source_meta.get("ply_file_path")
+        self._points = points
         self.folder = Path(folder)
         self.object_free = frozenset(capture.view(photo).photo for photo in object_free)
         self.has_masks = any(view.has_mask for view in capture.views)
@@ -126,7 +141,7 @@ class RemovedWriter:
         save_depth(self._path("depth", source), z / float(self.capture.source_meta.get("applied_scale", 1.0)))
 
     def finish(self) -> None:
-        """Writes object-free photos that are not there yet, then transforms_masked.json, then transforms.json.
+        """Writes object-free photos that are not there yet, the points, the COLMAP model, and last the two transforms.
 
         Raises:
             SpinnerfError: files of a photo are missing.
@@ -140,6 +155,7 @@ class RemovedWriter:
                 f"{missing[0]}: missing ({len(missing)} files in all), so {self.folder} is no dataset yet; export again: "
                 "ns-spinnerf export --load-config CONFIG"
             )
+        self._write_points()
         views = self.capture.views
         inpainted = {v.photo: {"file_path": _name("image", v), "depth_file_path": _name("depth", v)} for v in views}
         if self.has_masks:  # nerfstudio wants one of every photo, or none
@@ -147,6 +163,29 @@ class RemovedWriter:
         masked = {v.photo: {"file_path": self._original(v), "mask_path": _name("valid_mask", v)} for v in views}
         self._write_json(TRANSFORMS_MASKED, masked)
         self._write_json(TRANSFORMS, inpainted)
+
+    def _write_points(self) -> None:
+        views = [view for view in self.capture.views if view.photo not in self.object_free]
+        source = read_points(self.capture) if self._points is None else self._points
+        source = SparsePoints.none() if source is None else source
+        colors = np.clip(source.colors, 0, 255).astype(np.uint8)
+        points = removed_points(views, self._clean_photo, source.positions, colors)
+        self._measured_points = points.measured
+        write_ply(self.folder / POINTS, points.positions, points.colors)
+        names = [_name("image", view).partition("/")[2] for view in views]
+        try:
+            write_colmap(
+                self.folder / COLMAP, views, names, self.folder / FILES["image"][0],
+                ModelPoints(points.positions, points.colors, points.seen), self.capture.source_meta, View.valid_mask,
+            )  # fmt: skip
+        except SpinnerfError as error:  # a panorama, say: nerfstudio's own format has it
+            print(f"No COLMAP model: {error}")
+
+    def _clean_photo(self, view: View) -> CleanPhoto:
+        shape = (view.height, view.width)
+        region = load_object_mask(self._path("object_mask", view), shape)
+        z = load_depth(self._path("depth", view)) * np.float32(self.capture.source_meta.get("applied_scale", 1.0))
+        return CleanPhoto(read_image(self._path("image", view)), region, z, view.valid_mask())
 
     def _path(self, kind: str, view: View) -> Path:
         return self.folder / _name(kind, view)
@@ -159,9 +198,9 @@ class RemovedWriter:
 
     def _write_json(self, name: str, files: dict[str, dict[str, str]]) -> None:
         views = self.capture.views
-        meta = {key: value for key, value in self.capture.source_meta.items() if key != "ply_file_path"}
-        if self.ply is not None:
-            meta["ply_file_path"] = _relative(os.path.realpath(self.ply), self.folder)
+        # Nerfstudio takes a folder with colmap/sparse/0 whose applied_transform is not said for one of its own old ones.
+        meta = {"applied_transform": np.eye(4)[:3].tolist(), **self.capture.source_meta}
+        meta |= {"ply_file_path": POINTS, MEASURED_POINTS: self._measured_points}
         cameras = [camera_entries(view) for view in views]
         shared = cameras[0] if all(camera == cameras[0] for camera in cameras) else {}
         frames = []

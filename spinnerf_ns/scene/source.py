@@ -19,6 +19,10 @@ SPLITS = ("train", "val", "test")
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
+MEASURED_POINTS = "measured_points"
+"""Key of an object-free capture's transforms.json: how many points of its .ply, the first ones, were measured in photos. The
+others were made from completed depth: a start for splats, but nothing to train a field's depth on."""
+
 COLMAP_FOLDERS = ("colmap/sparse/0", "sparse/0", "sparse")
 """Where COLMAP's model is looked for; the first is nerfstudio's default."""
 

@@ -93,15 +93,6 @@ def kept_points(workspace: Workspace) -> SparsePoints | None:
     return load_points(workspace.points / POINTS_FILE)
 
 
-def ply_of(capture: Capture, workspace: Workspace) -> Path | None:
-    """The .ply file of the points that `points_of` takes; None where these have none."""
-    given, kept = capture.source_meta.get("ply_file_path"), workspace.points / PLY_FILE
-    if not kept.is_file():
-        return given
-    points = read_points(capture)
-    return given if points is not None and check_frame(capture.views, points).fits else kept
-
-
 def save_points(path: Path, points: SparsePoints) -> None:
     """Writes points and tracks as .npz, atomically."""
     seen = points.seen or Observations((), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2)))

@@ -41,6 +41,7 @@ from spinnerf_ns.scene.cameras import project, unproject
 from spinnerf_ns.scene.capture import Capture, load_capture
 from spinnerf_ns.scene.points import read_points, visible_points, write_ply
 from spinnerf_ns.scene.removed import camera_entries
+from spinnerf_ns.scene.source import MEASURED_POINTS
 from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import Workspace
 
@@ -319,7 +320,7 @@ class _Planter:
         write_ply(root / "sparse_pc.ply", positions, colors)
 
     def _transforms(self, test: list[int]) -> dict[str, Any]:
-        meta = {key: value for key, value in self.capture.source_meta.items() if key != "ply_file_path"}
+        meta = {key: value for key, value in self.capture.source_meta.items() if key not in ("ply_file_path", MEASURED_POINTS)}
         cameras = [camera_entries(view) for view in self.views]
         shared = cameras[0] if all(camera == cameras[0] for camera in cameras) else {}
         held_out = [self.names[index] for index in test]

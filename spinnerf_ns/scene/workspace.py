@@ -88,6 +88,11 @@ class Workspace:
         return self.root / "points"
 
     @property
+    def stereo(self) -> Path:
+        """Folder of dense depth and its confidence."""
+        return self.root / "stereo"
+
+    @property
     def removed(self) -> Path:
         """Folder of the object-free capture."""
         return self.root / "removed"

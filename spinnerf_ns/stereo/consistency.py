@@ -10,13 +10,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from spinnerf_ns.stereo.rig import Floats, Pinhole, relative_pose
 
-TOLERANCE = 0.01
+TOLERANCE = 0.005
 """Two photos agree when their depths of a point differ by less than this part."""
+
+NEEDED = 3
+"""So many neighbours must agree before a depth is believed; one less where fewer than `FEW` have the point in their frame."""
+
+FEW = 5
+
+JUMP = 0.03
+"""A pixel beside another whose inverse depth differs by more than this part is not believed: near an edge of depth a window
+shows both sides, in all photos alike."""
+
+CONFIDENT = 0.5
+"""Confidence from here on: measured, and confirmed by neighbours."""
+
+BRIDGED = 0.25
+"""Confidence of exactly this: not measured; a plane through the surroundings was put across an even surface."""
+
+WEAK = 0.2
+"""Confidence up to here: measured, and confirmed by too few neighbours or by none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,3 +93,16 @@ def cross_check(
     low, high = ((count - 1) // 2)[None], (count // 2)[None]
     inverse = 0.5 * (np.take_along_axis(order, low, 0) + np.take_along_axis(order, high, 0))[0]
     return Agreement(np.where(w > 0, inverse, 0).astype(np.float32), agreeing, contradicting, seen)
+
+
+def believed(agreement: Agreement) -> Floats:
+    """(H, W) confidence in [0, 1]: `CONFIDENT` and more where enough neighbours agree, up to 1 where twice as many do."""
+    w = agreement.inverse
+    square = np.ones((3, 3), np.uint8)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        jump = (cv2.dilate(w, square) - cv2.erode(w, square)) / w > JUMP
+    agreeing = agreement.agreeing
+    needed = np.where(agreement.seen >= FEW, NEEDED, NEEDED - 1)
+    sure = (agreeing >= needed) & (agreeing > agreement.contradicting) & ~jump & (w > 0)
+    grade = np.minimum(agreeing / needed, 2.0)
+    return np.where(sure, CONFIDENT * grade, np.where(w > 0, WEAK * np.minimum(grade, 1.0), 0)).astype(np.float32)

@@ -27,6 +27,8 @@ class StereoOptions:
     """Photos are worked on so many pixels wide, or at their own width if that is less: even stone is held by its fine grain."""
     neighbours: int = 6
     """Photos that a photo is matched with; the better half counts at each pixel."""
+    witnesses: int = 8
+    """Photos that a photo's depth is compared with afterwards."""
     planes: int = 128
     """Planes of the sweep at most."""
     radius: int = 2
@@ -98,16 +100,14 @@ class Sweeper:
         inverses = plane_inverses(camera, others, near, far, FEWEST_PLANES, options.planes)
         photos = self._photos(camera, others, [torch.from_numpy(self.read(i)) for i in (index, *chosen)])
         step = float(inverses[1] - inverses[0])
-        inverse, _ = self._sweep(photos, inverses)
+        inverse, cost = self._sweep(photos, inverses)
         planes = _with_slopes(inverse, step)
         samples = patch_samples()
         anchor = inverse
         for reach, apart in zip(options.rounds, (3, 1, 2, 1), strict=False):
             offsets = [(-apart, 0), (apart, 0), (0, -apart), (0, apart)]
             tilt = reach * step / 6
-            planes, cost = plane_sweep.refine(
-                photos, samples, planes, anchor, offsets, reach * step, tilt, options.pull, step
-            )
+            planes, cost = plane_sweep.refine(photos, samples, planes, anchor, offsets, reach * step, tilt, options.pull, step)
         return RawDepth(planes.numpy(), cost.numpy(), chosen, step)
 
     def _sweep(self, photos: Photos, inverses: npt.NDArray) -> tuple[torch.Tensor, torch.Tensor]:

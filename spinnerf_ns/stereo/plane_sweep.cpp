@@ -9,7 +9,7 @@
 #include <cstring>
 #include <vector>
 
-#include "../parallel.hpp"
+#include "../accel/parallel.hpp"
 
 namespace {
 

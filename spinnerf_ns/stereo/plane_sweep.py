@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from spinnerf_ns.kernels import load_kernel
-from spinnerf_ns.native import choose_native, kernel_threads, requested
+from spinnerf_ns.accel.kernels import load_kernel
+from spinnerf_ns.accel.native import choose_native, kernel_threads, requested
 from spinnerf_ns.stereo import matching
 from spinnerf_ns.stereo.matching import Photos, Samples, Tensor
 
@@ -23,8 +23,10 @@ _SOURCE = Path(__file__).with_suffix(".cpp")
 
 def sweep(photos: Photos, inverses: Tensor, radius: int) -> Tensor:
     """As `matching.sweep`."""
-    if not _native(photos.reference):
-        return matching.sweep(photos, inverses, radius)
+    return (_native_sweep if _native(photos.reference) else matching.sweep)(photos, inverses, radius)
+
+
+def _native_sweep(photos: Photos, inverses: Tensor, radius: int) -> Tensor:
     arguments = _Arguments(photos)
     volume = torch.empty(*photos.reference.shape, len(inverses))
     inverses = inverses.contiguous()
@@ -36,9 +38,12 @@ def sweep(photos: Photos, inverses: Tensor, radius: int) -> Tensor:
 
 def aggregate(volume: Tensor, guide: Tensor, small: float, large: float, contrast: float) -> tuple[Tensor, Tensor]:
     """As `matching.aggregate`."""
-    if not _native(volume):
-        return matching.aggregate(volume, guide, small, large, contrast)
-    guide, sums = guide.contiguous(), torch.zeros_like(volume)
+    return (_native_aggregate if _native(volume) else matching.aggregate)(volume, guide, small, large, contrast)
+
+
+def _native_aggregate(volume: Tensor, guide: Tensor, small: float, large: float, contrast: float) -> tuple[Tensor, Tensor]:
+    volume, guide = volume.contiguous(), guide.contiguous()
+    sums = torch.zeros_like(volume)
     place, least = torch.empty_like(guide), torch.empty_like(guide)
     _library().spinnerf_stereo_aggregate(
         *volume.shape, volume.data_ptr(), guide.data_ptr(), small, large, contrast,
@@ -59,8 +64,21 @@ def refine(
     unit: float,
 ) -> tuple[Tensor, Tensor]:
     """As `matching.refine`."""
-    if not _native(photos.reference):
-        return matching.refine(photos, samples, planes, anchor, offsets, reach, tilt, pull, unit)
+    how = _native_refine if _native(photos.reference) else matching.refine
+    return how(photos, samples, planes, anchor, offsets, reach, tilt, pull, unit)
+
+
+def _native_refine(
+    photos: Photos,
+    samples: Samples,
+    planes: Tensor,
+    anchor: Tensor,
+    offsets: Sequence[tuple[int, int]],
+    reach: float,
+    tilt: float,
+    pull: float,
+    unit: float,
+) -> tuple[Tensor, Tensor]:
     arguments = _Arguments(photos)
     down, right = (torch.tensor([offset[i] for offset in offsets], dtype=torch.int64) for i in (0, 1))
     planes, anchor = planes.contiguous(), anchor.contiguous()
@@ -127,5 +145,31 @@ def _available(choice: str) -> bool:
 
 
 def _agrees() -> bool:
-    _library()
-    return True
+    """Whether kernel and torch give the same on a small photo: but for rounding, which may choose another of two equal planes."""
+    photos, samples, inverses = example()
+    volume = matching.sweep(photos, inverses, 2)
+    place, cost = matching.aggregate(volume, photos.reference, 0.03, 0.4, 8.0)
+    planes = torch.stack([0.2 + 0.1 * place, torch.zeros_like(place), torch.zeros_like(place)], dim=2)
+    rest = (planes, planes[..., 0], ((0, 1), (-2, 0)), 0.02, 0.005, 0.02, 0.1)
+    refined = matching.refine(photos, samples, *rest)
+    ours = _native_sweep(photos, inverses, 2)
+    return all(
+        bool(((one - other).abs() < 1e-3).float().mean() > 0.99)
+        for one, other in (
+            (ours, volume),
+            *zip(_native_aggregate(volume, photos.reference, 0.03, 0.4, 8.0), (place, cost), strict=True),
+            *zip(_native_refine(photos, samples, *rest), refined, strict=True),
+        )
+    )
+
+
+def example() -> tuple[Photos, Samples, Tensor]:
+    """A small photo with two neighbours of noise moved aside, a patch and some planes: what implementations are compared on."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.nn.functional.avg_pool2d(255 * torch.rand(1, 1, 30, 40, generator=generator), 3, 1)[0, 0]
+    identity = torch.tensor([1.0, 0, 0, 0, 1, 0, 0.001, 0, 1])
+    poses = torch.stack([torch.cat([identity, torch.tensor(b)]) for b in ([9.0, 1.0, 0.1], [-9.0, 0.0, 0.2])])
+    photos = Photos(noise, [noise.roll(4, dims=1), 0.7 * noise.roll(-4, dims=1)[:-3, :-2]], poses, 1, 4.0)
+    steps = torch.arange(8.0)
+    samples = Samples(steps % 3 - 1, (steps / 3).floor() - 1, 1 / (1 + steps), 12.0)
+    return photos, samples, torch.linspace(0.2, 0.8, 7)

@@ -109,9 +109,7 @@ def _photo_pixels(view: View, camera: Pinhole) -> tuple[Floats, Floats]:
     """Where the photo shows the pixels of the pinhole camera at the photo's size: two maps for cv2.remap."""
     scale = np.diag([view.width / camera.width, view.height / camera.height, 1.0])
     shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
-    large = Pinhole(
-        view.width, view.height, np.linalg.inv(shift) @ scale @ shift @ camera.matrix, camera.rotation, camera.center
-    )
+    large = Pinhole(view.width, view.height, np.linalg.inv(shift) @ scale @ shift @ camera.matrix, camera.rotation, camera.center)
     x, y = np.meshgrid(np.arange(view.width), np.arange(view.height))
     xy, _ = project(view, large.center + large.rays(np.stack([x.ravel(), y.ravel()], axis=1)))
     xy = np.nan_to_num(xy, nan=-1e4).astype(np.float32) - 0.5

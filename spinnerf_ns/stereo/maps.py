@@ -1,0 +1,222 @@
+"""Dense depth of a capture's photos, kept in the workspace's `stereo/`: depth and how far it is to be believed.
+
+stereo/depths/<photo>.npy       planar depth, 0 = unknown (as `files.save_depth`)
+stereo/confidence/<photo>.png   8-bit confidence, 255 = 1
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from spinnerf_ns.conventions import disparity_to_z, resize_depth, resize_labels
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import atomic_path, load_depth, save_depth, write_png
+from spinnerf_ns.scene.camera_path import order_along_path
+from spinnerf_ns.stereo.consistency import believed, cross_check
+from spinnerf_ns.stereo.dense import StereoOptions, Sweeper
+from spinnerf_ns.stereo.neighbours import choose_neighbours
+from spinnerf_ns.stereo.rig import Floats, Pinhole, pinhole, read_grey, to_photo
+
+if TYPE_CHECKING:
+    from spinnerf_ns.scene.capture import Capture
+    from spinnerf_ns.scene.points import SparsePoints
+    from spinnerf_ns.scene.view import View
+    from spinnerf_ns.scene.workspace import Workspace
+
+STAGE = "stereo"
+"""The stage's name in the manifest."""
+
+VERSION = 1
+"""Of how depth is measured; another one measures it again."""
+
+LEAST_PHOTOS = 3
+"""With fewer there is nobody to confirm a depth."""
+
+KEPT = 200
+"""Photos, and their planes, that are held in memory at a time: as many as a photo's neighbours may be spread over."""
+
+DEPTHS, CONFIDENCE, RAW = "depths", "confidence", "raw"
+
+Item = TypeVar("Item")
+
+
+class Stereo(NamedTuple):
+    """A photo's dense depth."""
+
+    z: Floats
+    """(H, W) planar depth in world units, 0 = unknown."""
+    confidence: Floats
+    """(H, W) in [0, 1]: see `consistency.CONFIDENT` and `consistency.BRIDGED`."""
+
+
+def stereo_of(
+    capture: Capture,
+    workspace: Workspace,
+    options: StereoOptions | None = None,
+    points: SparsePoints | None = None,
+    overwrite: bool = True,
+) -> bool:
+    """Measures the depth of all photos that show the object; does nothing where that is done.
+
+    Args:
+        capture: the capture. Its object-free photos are left out: they show another scene.
+        workspace: where it is kept. A run that was killed goes on where it was.
+        options: how.
+        points: sparse points, which say how far content lies; without them that is found from the poses.
+        overwrite: whether depth that was measured otherwise is replaced.
+
+    Returns:
+        Whether there is any: not with fewer than three photos, or where no two show the same.
+
+    Raises:
+        SpinnerfError: a photo cannot be read or projected.
+    """
+    options = options or StereoOptions()
+    free = set(workspace.object_free)
+    views = [view for view in capture.views if view.photo not in free]
+    if len(views) < LEAST_PHOTOS:
+        return False
+    views = [views[index] for index in order_along_path(views)]
+    depth = None if points is None else content_depth(views, points)
+    parameters = {
+        "version": VERSION,
+        "options": dataclasses.asdict(options),
+        "cameras": _digest(views),
+        "depth": None if depth is None else float(f"{depth:.3g}"),
+    }
+    with workspace.stage(STAGE, parameters, [view.path for view in views], [workspace.stereo], overwrite) as stage:
+        if not stage.fresh:
+            folder = stage.folder(workspace.stereo)
+            _Run(views, options, parameters["depth"], folder).make(stage)
+            shutil.rmtree(folder / RAW, ignore_errors=True)
+    return has_stereo(workspace)
+
+
+def has_stereo(workspace: Workspace) -> bool:
+    """Whether the workspace has dense depth of any photo."""
+    return any(record.get("confident", 0) > 0 for record in workspace.records(STAGE).values())
+
+
+def load_stereo(workspace: Workspace, photo: str, shape: tuple[int, int] | None = None) -> Stereo:
+    """A photo's dense depth.
+
+    Args:
+        workspace: where it is kept.
+        photo: the photo's key.
+        shape: the (height, width) wanted, mostly the photo's; by default that at which it was measured.
+
+    Raises:
+        SpinnerfError: there is none of this photo.
+    """
+    file = workspace.stereo / CONFIDENCE / f"{photo}.png"
+    stored = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_GRAYSCALE) if file.is_file() else None
+    if stored is None:
+        raise SpinnerfError(
+            f"{file}: dense depth of photo '{photo}' is missing; remove {workspace.stereo} to have it measured again"
+        )
+    z = load_depth(workspace.stereo / DEPTHS / f"{photo}.npy")
+    confidence = stored.astype(np.float32) / 255
+    if shape is None:
+        return Stereo(z, confidence)
+    return Stereo(resize_depth(z, shape), resize_labels(confidence, shape))
+
+
+def content_depth(views: Sequence[View], points: SparsePoints) -> float | None:
+    """Median planar depth of sparse points, as photos see them; None where they see too few."""
+    from spinnerf_ns.scene.cameras import project
+
+    medians = []
+    for view in views[:: max(1, len(views) // 10)]:
+        xy, z = project(view, points.positions)
+        with np.errstate(invalid="ignore"):
+            seen = (z > 0) & (xy >= 0).all(axis=1) & (xy[:, 0] < view.width) & (xy[:, 1] < view.height)
+        if seen.sum() >= 20:
+            medians.append(float(np.median(z[seen])))
+    return float(np.median(medians)) if medians else None
+
+
+class _Run:
+    """One run over all photos: first each one's own depth, then what they say of each other's."""
+
+    def __init__(self, views: Sequence[View], options: StereoOptions, depth: float | None, folder: Path) -> None:
+        self.views, self.options, self.folder = views, options, folder
+        self.cameras: list[Pinhole] = [pinhole(view, options.width) for view in views]
+        self._greys: _Kept[Floats] = _Kept(lambda index: read_grey(views[index], self.cameras[index])[0])
+        self._planes: _Kept[Floats] = _Kept(lambda index: np.load(self._raw(index)))
+        self.sweeper = Sweeper(self.cameras, self._greys, options, depth)
+
+    def make(self, stage: Any) -> None:
+        """Writes depth and confidence of all photos that the stage has not yet."""
+        from nerfstudio.utils.rich_utils import CONSOLE
+        from rich.progress import Progress
+
+        left = [index for index, view in enumerate(self.views) if not stage.done(view.photo)]
+        with Progress(console=CONSOLE, transient=True) as bar:
+            task = bar.add_task("Measuring depth", total=len(self.views))
+            for index in range(len(self.views)):
+                self._measure(index)
+                bar.advance(task)
+            for index in left:
+                stage.record(self.views[index].photo, **self._finish(index))
+
+    def _raw(self, index: int) -> Path:
+        return self.folder / RAW / f"{self.views[index].photo}.npy"
+
+    def _measure(self, index: int) -> None:
+        """A photo's own depth, on disk: it is needed again when its neighbours are compared with it."""
+        path = self._raw(index)
+        if path.is_file():
+            return
+        found = self.sweeper.measure(index)
+        camera = self.cameras[index]
+        planes = np.zeros((camera.height, camera.width, 3), np.float32) if found is None else found.planes
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, planes)
+
+    def _finish(self, index: int) -> dict[str, Any]:
+        """Writes a photo's depth and confidence; returns what the manifest says of it."""
+        camera, view = self.cameras[index], self.views[index]
+        planes = self._planes(index)
+        measured = planes[..., 0][planes[..., 0] > 0]
+        typical = 1 / float(np.median(measured)) if measured.size else self.sweeper.depth
+        others = choose_neighbours(self.cameras, index, typical, self.options.witnesses)
+        agreement = cross_check(camera, planes, [(self.cameras[other], self._planes(other)) for other in others])
+        confidence = believed(agreement)
+        z, confidence = to_photo(view, camera, disparity_to_z(agreement.inverse), confidence)
+        levels = np.round(confidence * 255).astype(np.uint8)
+        save_depth(self.folder / DEPTHS / f"{view.photo}.npy", z)
+        write_png(self.folder / CONFIDENCE / f"{view.photo}.png", levels)
+        return {"confident": round(float((levels >= 128).mean()), 4), "witnesses": [self.views[other].photo for other in others]}
+
+
+class _Kept(Generic[Item]):
+    """The last `KEPT` of what a function returns."""
+
+    def __init__(self, make: Callable[[int], Item]) -> None:
+        self._make, self._kept = make, OrderedDict()
+
+    def __call__(self, index: int) -> Item:
+        if index not in self._kept:
+            self._kept[index] = self._make(index)
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(index)
+        return self._kept[index]
+
+
+def _digest(views: Sequence[View]) -> str:
+    digest = hashlib.sha256()
+    for view in views:
+        camera = (view.width, view.height, view.fx, view.fy, view.cx, view.cy, view.camera_model, *view.distortion.tolist())
+        digest.update(repr((view.photo, camera, np.round(view.c2w, 9).tolist())).encode())
+    return digest.hexdigest()

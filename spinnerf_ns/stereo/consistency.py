@@ -1,7 +1,7 @@
 """What photos say of each other's depth: the confidence, and a depth that several photos agree on.
 
-A depth that a photo finds alone may be right or not: repeated patterns, noise and reflections match well in a wrong place. But wrong
-depths of two photos hardly ever describe the same point. So a pixel is believed where several neighbours, asked at the place
+A depth that a photo finds alone may be right or not: repeated patterns, noise and reflections match well in a wrong place. But
+wrong depths of two photos hardly ever describe the same point. So a pixel is believed where several neighbours, asked at the place
 where they show its point, have found that same point on their own.
 """
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from spinnerf_ns.conventions import disparity_to_z, resize_depth, resize_labels
 from spinnerf_ns.errors import SpinnerfError

@@ -1,4 +1,4 @@
-"""`matching`'s functions in C++ (plane_sweep.cpp, built on first use): the same results but for rounding, some hundred times faster.
+"""`matching`'s functions in C++ (plane_sweep.cpp, built on first use): the same results but for rounding, far faster.
 
 The environment variable SPINNERF_STEREO chooses the implementation: "auto" (the default: native, else torch), "native" or "torch".
 """

@@ -251,18 +251,17 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         from spinnerf_ns.scene.hull import visual_hull
 
         manager, capture = self.datamanager, self.datamanager.capture
-        outputs, pool = manager.train_dataparser_outputs, manager.train_pool
+        pool = manager.train_pool
         flat = [
             resize_mask(holes[manager.view_of(name).photo], (int(height), int(width))).reshape(-1)
             for name, height, width in zip(manager.train_dataset.image_filenames, pool.heights, pool.widths, strict=True)
         ]
         model = fit_background(self.model, manager, torch.from_numpy(np.concatenate(flat)), steps)
-        frame = (outputs.dataparser_transform, outputs.dataparser_scale)
-        BackgroundField.of(model, *frame).save(path)
+        BackgroundField.of(model, capture.world_to_training).save(path)
         views = views_with_object(capture, manager.workspace)
         unsure = [holes[view.photo] | ~view.valid_mask() for view in views]  # what may not be used says nothing of the object
         surface = object_points(manager.workspace, views)
-        model.empty_hull(visual_hull(views, unsure, surface), *frame)
+        model.empty_hull(visual_hull(views, unsure, surface), capture.world_to_training)
 
         def render(view: View) -> Any:
             return render_depth(model, capture.cameras([view]), capture.world_scale, config.downscale)
@@ -331,9 +330,7 @@ class SpinnerfInpaintPipeline(SpinnerfPipeline):
         path = self.datamanager.workspace.root / BACKGROUND / "field.pt"
         if not path.is_file():
             return False
-        outputs = self.datamanager.train_dataparser_outputs
-        field = BackgroundField.load(path)
-        reason = field.start(self.model, outputs.dataparser_transform, outputs.dataparser_scale)
+        reason = BackgroundField.load(path).start(self.model, self.datamanager.capture.world_to_training)
         text = f"Started from the export's field of what stays, {path}"
         CONSOLE.print(text if reason is None else f"[yellow]Not started from {path}: {reason}", soft_wrap=True)
         return reason is None

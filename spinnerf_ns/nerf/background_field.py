@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from nerfstudio.cameras.rays import RaySamples
 from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
@@ -24,6 +26,7 @@ from spinnerf_ns.accel.optimizers import FastAdamOptimizerConfig
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.nerf.base_model import SpinnerfModel, SpinnerfModelConfig
 from spinnerf_ns.nerf.data.datamanager import SpinnerfDataManager
+from spinnerf_ns.scene.frames import same_frame
 from spinnerf_ns.scene.hull import VisualHull
 
 MOST_STEPS = 3000
@@ -32,6 +35,7 @@ RATE, LAST_RATE = 1e-2, 1e-3
 """Learning rate at the first and the last step, as in the other stages; it falls exponentially."""
 SEED = 0
 """Of the field's first values and of its rays."""
+EXPORT_AGAIN = "ns-spinnerf export --load-config CONFIG --overwrite"
 PARTS = ("field", "proposal_networks")
 """What is kept of the model."""
 
@@ -52,26 +56,24 @@ class BackgroundModel(SpinnerfModel):
         super().populate_modules()
         self.accelerate()
 
-    def empty_hull(self, hull: VisualHull, transform: Tensor, scale: float) -> None:
+    def empty_hull(self, hull: VisualHull, world_to_training: npt.NDArray[np.float64]) -> None:
         """Takes everything inside the hull out of the density, from now on.
 
         Args:
             hull: in the world frame.
-            transform: (3, 4) from the world to the training frame, before `scale`.
-            scale: training frame's units per world unit.
+            world_to_training: (4, 4) similarity, `Capture.world_to_training`.
         """
         self.hull = torch.from_numpy(hull.inside).to(self.device)
-        rotation, shift = transform[:, :3].double(), transform[:, 3].double()
-        # (x_training / scale - shift) @ rotation is the world point; (world - origin) / cell its cell.
-        self._to_cells = (rotation / (scale * hull.cell)).float().to(self.device)
-        origin = torch.from_numpy(hull.origin) + shift @ rotation
-        self._cells_start = (origin / hull.cell).float().to(self.device)
+        cell = np.diag([*np.full(3, 1 / hull.cell), 1.0])
+        cell[:3, 3] = -hull.origin / hull.cell
+        to_cells = torch.from_numpy(cell @ np.linalg.inv(world_to_training)).float().to(self.device)
+        self._to_cells, self._cells_start = to_cells[:3, :3].T.contiguous(), to_cells[:3, 3]
         self.density_fns = [self._emptied(density_fn) for density_fn in self.density_fns]
 
     def outside_hull(self, positions: Tensor) -> Tensor:
         """(..., 3) positions in the training frame -> (..., 1), 0 inside the hull, 1 elsewhere."""
         assert self.hull is not None
-        cells = torch.floor(positions.detach() @ self._to_cells - self._cells_start).long()
+        cells = torch.floor(positions.detach() @ self._to_cells + self._cells_start).long()
         size = torch.tensor(self.hull.shape, device=cells.device)
         known = ((cells >= 0) & (cells < size)).all(dim=-1)
         x, y, z = cells.clamp(min=0).minimum(size - 1).unbind(-1)
@@ -157,16 +159,14 @@ class BackgroundField:
 
     state: dict[str, Tensor]
     """Parameters of `PARTS`, by name."""
-    transform: Tensor
-    """(3, 4) from the capture's world to the training frame."""
-    scale: float
-    """And its scale."""
+    world_to_training: Tensor
+    """(4, 4) float64 similarity from the capture's world to the training frame that it was fitted in."""
 
     @classmethod
-    def of(cls, model: nn.Module, transform: Tensor, scale: float) -> BackgroundField:
+    def of(cls, model: nn.Module, world_to_training: npt.NDArray[np.float64]) -> BackgroundField:
         """What is kept of a model."""
         state = {name: value.cpu() for name, value in model.state_dict().items() if name.split(".")[0] in PARTS}
-        return cls(state, transform.cpu(), float(scale))
+        return cls(state, torch.from_numpy(np.array(world_to_training, dtype=np.float64)))
 
     def save(self, path: Path) -> None:
         """Writes it."""
@@ -174,16 +174,23 @@ class BackgroundField:
 
     @classmethod
     def load(cls, path: Path) -> BackgroundField:
-        """Reads it."""
-        return cls(**torch.load(path, map_location="cpu", weights_only=True))
+        """Reads it.
 
-    def start(self, model: nn.Module, transform: Tensor, scale: float) -> str | None:
+        Raises:
+            SpinnerfError: it was written by a version that took another frame for the world's.
+        """
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        if kept.keys() != cls.__dataclass_fields__.keys():
+            raise SpinnerfError(f"{path}: written by an earlier version; export again: {EXPORT_AGAIN}")
+        return cls(**kept)
+
+    def start(self, model: nn.Module, world_to_training: npt.NDArray[np.float64]) -> str | None:
         """Puts its parameters into a model.
 
         Returns:
             None, or why they do not fit (the model is then left as it was): another frame, or grids of another size.
         """
-        if not compare_frames(self.transform, self.scale, transform, scale)[1]:
+        if not same_frame(self.world_to_training.numpy(), world_to_training):
             return "it was fitted in another training frame"
         own = {name: value for name, value in model.state_dict().items() if name.split(".")[0] in PARTS}
         other = sorted(name for name in own.keys() | self.state.keys() if _shape(own, name) != _shape(self.state, name))
@@ -191,12 +198,6 @@ class BackgroundField:
             return f"its grids are of another size ({other[0]}{', …' if len(other) > 1 else ''})"
         model.load_state_dict(self.state, strict=False)
         return None
-
-
-def compare_frames(transform: Tensor, scale: float, other: Tensor, other_scale: float) -> tuple[float, bool]:
-    """Two training frames, each (3, 4) from the world and a scale: largest difference of the transforms; whether they agree."""
-    difference = float((transform - other.cpu()).abs().max())
-    return difference, difference <= 1e-4 and abs(scale / other_scale - 1) <= 1e-4
 
 
 def _shape(state: dict[str, Tensor], name: str) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spinnerf_ns.scene.cameras import unproject
+from spinnerf_ns.scene.frames import transform_points
 from spinnerf_ns.scene.points import LEAST_POINTS, SparsePoints
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ def scene_bounds(capture: Capture, points: SparsePoints | None) -> SceneBounds |
     cameras = capture.cameras(capture.views).camera_to_worlds.double().numpy()
     source = np.zeros((0, 3)) if points is None else points.positions
     stated = min((near for near, _ in capture.bounds.values()), default=np.inf) * capture.world_scale
-    found = _content(_to_training_frame(source, capture, cameras[0]), cameras) if len(source) >= LEAST_POINTS else None
+    found = _content(transform_points(capture.world_to_training, source), cameras) if len(source) >= LEAST_POINTS else None
     if found is None and capture.bounds:
-        found = _content(_to_training_frame(_stated_points(capture), capture, cameras[0]), cameras)
+        found = _content(transform_points(capture.world_to_training, _stated_points(capture)), cameras)
     if found is None:
         return None
     content, nearest = found
@@ -82,16 +83,6 @@ def _stated_points(capture: Capture) -> npt.NDArray[np.float64]:
         depths = 1 / np.linspace(1 / near, 1 / far, 8)
         points.append(unproject(view, np.repeat(across, len(depths), axis=0), np.tile(depths, len(across))))
     return np.concatenate(points)
-
-
-def _to_training_frame(
-    points: npt.NDArray[np.float64], capture: Capture, camera: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Points of the capture's world frame in the training frame, by the first view's pose in both."""
-    source = capture.views[0].c2w
-    rotation = camera[:, :3] @ source[:, :3].T
-    translation = camera[:, 3] - capture.world_scale * rotation @ source[:, 3]
-    return capture.world_scale * points @ rotation.T + translation
 
 
 def _nearest_depths(points: npt.NDArray[np.float64], cameras: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

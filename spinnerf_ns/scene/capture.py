@@ -3,8 +3,11 @@
 Two frames of coordinates:
     source      the capture's own world: transforms.json's, COLMAP's (turned to z up by nerfstudio's `applied_transform`) or
                 Blender's. `View.c2w`, masks' depth and everything on disk are in it.
-    training    what nerfstudio's parser makes of it (oriented, centred, scaled): `Capture.cameras`. A source length times
-                `Capture.world_scale` is a training length.
+    training    what nerfstudio's parser makes of it (oriented, centred, scaled): `Capture.cameras`. `Capture.world_to_training`
+                leads from the one to the other, and a source length times `Capture.world_scale` is a training length.
+
+Nerfstudio's own `dataparser_transform` and `dataparser_scale` are no such way: they start before `applied_transform` (in
+COLMAP's world) and contain `applied_scale`. So the way is taken from the poses themselves, which are known in both frames.
 """
 
 from __future__ import annotations
@@ -12,19 +15,23 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.scene.camera_path import order_along_path
 from spinnerf_ns.scene.cameras import project, unproject
+from spinnerf_ns.scene.frames import misplaced, similarity_between
 from spinnerf_ns.scene.source import PHOTO_SUFFIXES, SPLITS, check_photos_exist, find_dataparser, read_transforms
 from spinnerf_ns.scene.view import View
 
@@ -53,7 +60,8 @@ class Capture:
         data: the capture's folder or .json file.
         views: its views, in any order.
         training: photo -> its camera in the training frame.
-        world_scale: training length per source length.
+        world_scale: training length per source length as the parser says it: what `world_to_training` falls back to where
+            all cameras stand at one place.
         source_meta: what transforms.json says of the capture as a whole and a dataset made from it must repeat:
             camera_model, applied_transform, applied_scale, orientation_override, fisheye_crop_radius, measured_points (see
             `source`), and ply_file_path
@@ -74,12 +82,41 @@ class Capture:
     ) -> None:
         self.data = data
         self.views = tuple(sorted(views, key=lambda view: view.photo))
-        self.world_scale = world_scale
+        self._parser_scale = world_scale
         self.source_meta = source_meta
         self.colmap_model = colmap_model
         self.bounds = bounds or {}
         self._training = training
         self._by_photo = {view.photo: view for view in self.views}
+
+    @cached_property
+    def world_to_training(self) -> npt.NDArray[np.float64]:
+        """(4, 4) similarity from the source to the training frame: columns are points, `M @ (x, y, z, 1)`."""
+        training = [self._training[view.photo].c2w.double().numpy() for view in self.views]
+        return similarity_between([view.c2w for view in self.views], training, self._parser_scale)
+
+    @property
+    def world_scale(self) -> float:
+        """Training length per source length."""
+        return float(np.cbrt(np.linalg.det(self.world_to_training[:3, :3])))
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex sha256 of what a result depends on besides the photos' pixels: their keys, sizes, poses, intrinsics, distortion,
+        camera models, splits, masks and stated bounds, and the content of its sparse points. It moves with the capture."""
+        digest = hashlib.sha256()
+        for view in self.views:
+            text = (view.photo, view.width, view.height, view.camera_model, sorted(view.splits), view.alpha_color)
+            digest.update(repr(text).encode())
+            numbers = [[view.fx, view.fy, view.cx, view.cy], view.distortion, np.ravel(view.c2w)]
+            numbers.append(self.bounds.get(view.photo, ()))
+            digest.update(np.concatenate(numbers).astype("<f8").tobytes())
+        files = [view.mask_path for view in self.views] + [self.source_meta.get("ply_file_path")]
+        if self.colmap_model is not None:
+            files += [self.colmap_model / f"points3D{suffix}" for suffix in (".bin", ".txt")]
+        for file in files:
+            digest.update(Path(file).read_bytes() if file is not None and Path(file).is_file() else b"none")
+        return digest.hexdigest()
 
     @property
     def photos(self) -> tuple[str, ...]:
@@ -195,11 +232,28 @@ def capture_from_dataparser(dataparser: DataParser) -> Capture:
             )
         )  # fmt: skip
         training[key] = _TrainingCamera(frame.training_c2w, frame.camera_type, frame.metadata)
-    world_scale = float(outputs["train"].dataparser_scale) / float((meta or {}).get("applied_scale", 1.0))
-    return Capture(
+    world_scale = parsing.parser_scale(meta, outputs["train"])
+    capture = Capture(
         data, views, training, world_scale, parsing.source_meta(parser, meta, views[0].camera_model),
         parsing.colmap_model(parser), parsing.stated_bounds(parser, meta, {view.path: view.photo for view in views}),
     )  # fmt: skip
+    _check_frames(capture, parser)
+    return capture
+
+
+def _check_frames(capture: Capture, parser: DataParser) -> None:
+    """Raises SpinnerfError where the parser does more to the poses than to turn, move and scale the scene as a whole."""
+    training = [capture._training[view.photo].c2w.double().numpy() for view in capture.views]
+    bent = misplaced(capture.world_to_training, [view.c2w for view in capture.views], training)
+    if len(bent):
+        advice = "look at their transform_matrix"
+        if (method := capture.source_meta.get("orientation_override", "up")) == "pca":
+            own = getattr(parser.config, "orientation_method", None) == method
+            advice = "give the parser --orientation-method up" if own else 'write "orientation_override": "up" in its json file'
+        raise SpinnerfError(
+            f"{capture.data}: nerfstudio's {type(parser).__name__} parser (orientation method {method}) moves not all cameras "
+            f"alike, {capture.views[bent[0]].photo} for one; {advice}"
+        )
 
 
 def photo_keys(paths: Sequence[Path]) -> list[str]:

@@ -17,6 +17,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from spinnerf_ns.decoding import photo_size
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import scale_between
+from spinnerf_ns.scene.frames import similarity_between, transform_pose
 from spinnerf_ns.scene.source import MEASURED_POINTS, SPLITS, check_photos_exist
 
 if TYPE_CHECKING:
@@ -176,15 +177,18 @@ def _add_source_poses(parser: Nerfstudio, meta: dict[str, Any], frames: dict[str
     known = next(iter(frames.values()), None)
     if known is None:
         raise SpinnerfError(f"{transforms_path(parser)}: no photo is in any split; name some in train_filenames")
-    scale = float(train.dataparser_scale) / float(meta.get("applied_scale", 1.0))
-    reference = known.training_c2w.double().numpy()
-    rotation = reference[:, :3] @ known.c2w[:, :3].T
-    shift = reference[:, 3] - scale * rotation @ known.c2w[:, 3]
+    placed = [(frame.c2w, frame.training_c2w.double().numpy()) for frame in frames.values()]
+    world_to_training = similarity_between(*zip(*placed, strict=True), parser_scale(meta, train))
     for path, entry, pose in left_over:
-        training = np.concatenate([rotation @ pose[:, :3], (scale * rotation @ pose[:, 3] + shift)[:, None]], axis=1)
+        training = transform_pose(world_to_training, pose)
         frame = _frame_from_json(parser, meta, entry, path, pose, training, known)
         frame.mask_path = folder / entry["mask_path"] if entry.get("mask_path") else None
         frames[os.path.abspath(path)] = frame
+
+
+def parser_scale(meta: dict[str, Any] | None, train: DataparserOutputs) -> float:
+    """Training length per source length as the parser says it; its own scale contains `applied_scale`."""
+    return float(train.dataparser_scale) / float((meta or {}).get("applied_scale", 1.0))
 
 
 def _frame_from_json(

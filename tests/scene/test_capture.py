@@ -335,3 +335,50 @@ def test_real_paths(real_data):
         return np.linalg.norm(np.diff([views[i].c2w[:, 3] for i in path], axis=0), axis=1).sum()
 
     assert turned(order) < 0.6 * turned(range(97)) and moved(order) < 0.85 * moved(range(97))
+
+
+# --------------------------------------------------------------------------------------------------- the two frames, the digest
+SWAPPED = [[0.0, 0.0, 1.0, 0.2], [1.0, 0.0, 0.0, -0.1], [0.0, 1.0, 0.0, 0.3]]
+
+
+@pytest.mark.parametrize("meta", [{}, {"applied_transform": SWAPPED, "applied_scale": 0.25}])
+@pytest.mark.parametrize("config", [{}, {"orientation_method": "vertical", "center_method": "focus", "scale_factor": 0.3}])
+def test_world_to_training_takes_the_files_poses_to_the_parsers(tmp_path, meta, config):
+    folder = make_capture(tmp_path, 12, **meta)
+    capture = load_capture(folder, NerfstudioDataParserConfig(**config))
+    outputs = NerfstudioDataParserConfig(data=folder, **config).setup().get_dataparser_outputs("train")
+    rotation = capture.world_to_training[:3, :3] / capture.world_scale
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-6)
+    for path, expected in zip(outputs.image_filenames, outputs.cameras.camera_to_worlds.numpy(), strict=True):
+        pose = capture.view(path).c2w
+        np.testing.assert_allclose(capture.world_to_training @ [*pose[:, 3], 1], [*expected[:, 3], 1], atol=1e-5)
+        np.testing.assert_allclose(rotation @ pose[:, :3], expected[:, :3], atol=1e-5)
+
+
+def test_a_parser_that_bends_the_poses_is_refused(tmp_path):
+    """Nerfstudio 1.1.5's `pca` turns two cameras about instead of two axes where the mean camera is upside down."""
+    folder = make_capture(tmp_path, 12)
+    with pytest.raises(SpinnerfError, match="not all cameras alike.*--orientation-method up"):
+        load_capture(folder, NerfstudioDataParserConfig(orientation_method="pca"))
+
+
+def test_digest_changes_with_what_it_stands_for_and_not_with_the_place(tmp_path):
+    folder = make_capture(tmp_path / "a", ply_file_path="points.ply")
+    (folder / "points.ply").write_bytes(b"ply")
+    digest, meta = load_capture(folder).digest, read_meta(folder)
+    shutil.copytree(folder, tmp_path / "b")
+    other = tmp_path / "b"
+    assert load_capture(other).digest == digest and len(digest) == 64
+    moved = [{**frame, "transform_matrix": [*frame["transform_matrix"]]} for frame in meta["frames"]]
+    moved[2]["transform_matrix"][0] = [value + 1e-6 for value in moved[2]["transform_matrix"][0]]
+    names = [frame["file_path"] for frame in meta["frames"]]
+    changes = [{"fl_x": 35.01}, {"cy": 14.6}, {"k1": 0.051}, {"frames": moved}, {"camera_model": "OPENCV_FISHEYE"}]
+    changes += [{"train_filenames": names[:5], "val_filenames": names[5:], "test_filenames": names[5:]}]
+    digests = []
+    for change in changes:
+        write_transforms(other, {**meta, **change})
+        digests.append(load_capture(other).digest)
+    write_transforms(other, meta)
+    (other / "points.ply").write_bytes(b"plyy")
+    digests.append(load_capture(other).digest)
+    assert len({digest, *digests}) == len(digests) + 1

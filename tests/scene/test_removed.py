@@ -146,7 +146,7 @@ def test_the_points_are_its_own(door):
 # ------------------------------------------------------------------------------------------------------------ other sources
 def test_the_sources_transform_scale_and_orientation_are_repeated(tmp_path):
     applied = [[0, 1, 0, 0.5], [1, 0, 0, 0], [0, 0, -1, 0]]
-    meta = {"applied_transform": applied, "applied_scale": 0.5, "orientation_override": "pca", "ply_file_path": "p.ply"}
+    meta = {"applied_transform": applied, "applied_scale": 0.5, "orientation_override": "vertical", "ply_file_path": "p.ply"}
     capture = load_capture(make_capture(tmp_path, 12, **meta))
     removed = write_removed(capture, tmp_path / "spinnerf/removed")
     written = json.loads((removed / "transforms.json").read_text())

@@ -88,11 +88,12 @@ class _Scene:
 
     def known(self, view: View) -> Known:
         """What is known of a photo."""
-        original = self.original.view(view.photo)
+        # The original's own mask is that of the masked baseline, which leaves out what was removed.
+        original, valid = self.original.view(view.photo), view.valid_mask()
         if view.photo in self.workspace.object_free:
-            return Known(view, original.read_image(), self.label(view), object_free=True)
+            return Known(view, original.read_image(), self.label(view), object_free=True, valid_mask=valid)
         mask = load_object_mask(self.files[view.photo].object_mask) if view.photo in self.files else self.label(view)
-        return Known(view, original.read_image(), mask, object_free=False)
+        return Known(view, original.read_image(), mask, object_free=False, valid_mask=valid)
 
     def with_object(self, view: View) -> np.ndarray | None:
         """The photo with the object in it: of an object-free one, if its twin exists."""
@@ -169,9 +170,8 @@ def evaluate_run(
 
 
 def _measure_segmentation(model: Any, scene: _Scene, views: Sequence[View], result: Evaluation) -> None:
-    found = {view.photo: render_objectness(model, scene.capture, view) for view in views}
-    labels = {view.photo: scene.label(view) for view in views}
-    true = {photo: mask for photo, mask in labels.items() if mask is not None}
+    found = {view.photo: render_objectness(model, scene.capture, view) & view.valid_mask() for view in views}
+    true = _true_masks(scene, views)
     result.masks |= {f"{name}_heldout": value for name, value in measure_masks(found, true).items()}
     if not true:
         result.measured.absent["iou_object_heldout"] = "no true object mask of these photos (labels/, or --labels)"
@@ -188,15 +188,21 @@ def _measure_segmentation(model: Any, scene: _Scene, views: Sequence[View], resu
 
 def _figures_of_masks(scene: _Scene) -> dict[str, float]:
     """Of the training photos' tracked and refined masks, where their true masks are known."""
-    views = [view for view in scene.original.views if view.photo not in scene.workspace.object_free]
-    labels = {view.photo: scene.label(view) for view in views}
-    true = {photo: mask for photo, mask in labels.items() if mask is not None}
+    views = [view for view in scene.capture.views if view.photo not in scene.workspace.object_free]
+    true = _true_masks(scene, views)
     figures: dict[str, float] = {}
     for name, folder in (("tracked", scene.workspace.masks_2d), ("refined", scene.workspace.masks_3d)):
         files = {photo: folder / f"{photo}.png" for photo in true}
         found = {photo: load_object_mask(path) for photo, path in files.items() if path.is_file()}
+        found = {photo: mask & scene.capture.view(photo).valid_mask() for photo, mask in found.items()}
         figures |= {f"{key}_{name}": value for key, value in measure_masks(found, true).items()}
     return figures
+
+
+def _true_masks(scene: _Scene, views: Sequence[View]) -> dict[str, BoolMask]:
+    """Photo -> its true object mask where the photo may be used, of the photos that have one."""
+    labels = {view: scene.label(view) for view in views}
+    return {view.photo: mask & view.valid_mask() for view, mask in labels.items() if mask is not None}
 
 
 def _scene_folder(photo: Path, fallback: Path) -> Path:

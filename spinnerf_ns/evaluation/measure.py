@@ -33,6 +33,8 @@ class Known:
     """(H, W) bool, True = the object is here, or would be in an object-free photo; None: not known."""
     object_free: bool = True
     """Whether the photo shows what is behind the object. If not, it is truth outside the object's mask alone."""
+    valid_mask: BoolMask | None = None
+    """(H, W) bool, True = measure (`View.valid_mask`); None: all."""
 
 
 @dataclass
@@ -151,7 +153,7 @@ def _pair(render: RenderedView, known: Known, lpips: Sequence[LpipsLoss], device
         is_truth = ~known.object_mask
     else:
         return {}  # the object is somewhere in this photo, and nobody knows where
-    return evaluate_partly_true(render.image, known.photo, known.object_mask, is_truth, lpips, device)
+    return evaluate_partly_true(render.image, known.photo, known.object_mask, is_truth, lpips, device, known.valid_mask)
 
 
 def _reasons(known: Sequence[Known], lpips: Sequence[LpipsLoss]) -> dict[str, str]:

@@ -217,8 +217,20 @@ class SpinnerfModel(NerfactoModel):
         return ray_weights.fast_losses() if self.config.fast_hash_grid else nullcontext()
 
     def get_image_metrics_and_images(self, outputs, batch) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Nerfacto's metrics and pictures; LPIPS only where its network is at hand."""
+        """Nerfacto's metrics and pictures; LPIPS only where its network is at hand.
+
+        Pixels outside the batch's "mask" are not measured; they count as equal in LPIPS, whose windows reach into them.
+        """
+        valid = batch.get("mask")
+        if valid is not None:
+            truth = torch.where(valid.to(self.device), batch["image"].to(self.device), outputs["rgb"])
+            batch = {**batch, "image": truth}
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
+        if valid is not None:
+            from spinnerf_ns.nerf.metrics import evaluate_pair  # heavier than training needs
+
+            figures = evaluate_pair(outputs["rgb"], batch["image"], valid_mask=valid.cpu().numpy()[..., 0])
+            metrics.update({name: figures[f"{name}_full"] for name in ("psnr", "ssim") if f"{name}_full" in figures})
         if metrics["lpips"] != metrics["lpips"]:  # NaN: not measured
             del metrics["lpips"]
         return metrics, images

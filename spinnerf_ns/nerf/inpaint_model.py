@@ -83,6 +83,10 @@ class SpinnerfInpaintModel(SpinnerfModel):
         image = self.renderer_rgb.blend_background(batch["image"].to(self.device))
         if layout.patch_rays:
             rows = layout.rows("patches")
+            if "patch_valid" in batch:  # what may not be used is what was rendered: nothing to learn from
+                valid = batch["patch_valid"].to(self.device)[:, None]
+                image = image.clone()
+                image[rows] = torch.where(valid, image[rows], outputs["rgb"][rows].detach())
             distance = self.perceptual(*(as_patches(values[rows], layout.patches) for values in (outputs["rgb"], image)))
             losses["perceptual_loss"] = self.config.perceptual_loss_mult * distance.mean()
         if layout.depth:
@@ -111,7 +115,8 @@ class SpinnerfInpaintModel(SpinnerfModel):
 
         truth = self.renderer_rgb.blend_background(batch["image"].to(self.device))
         object_mask, is_truth = (batch[name].cpu().numpy()[..., 0] for name in ("object_mask", "is_truth"))
-        figures = evaluate_partly_true(outputs["rgb"], truth, object_mask, is_truth)
+        valid = batch["mask"].cpu().numpy()[..., 0] if "mask" in batch else None
+        figures = evaluate_partly_true(outputs["rgb"], truth, object_mask, is_truth, valid_mask=valid)
         if not is_truth.all():
             metrics = {}  # over the whole photo the render would be compared with the 2-D inpainting
         wanted = (f"{name}_{variant}" for name in ("psnr", "ssim") for variant in ("mask", "bbox", "outside"))

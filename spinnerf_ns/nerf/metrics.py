@@ -80,6 +80,7 @@ def evaluate_pair(
     object_mask: Bool | None = None,
     lpips: LpipsLoss | Sequence[LpipsLoss] = (),
     device: str | torch.device = "cpu",
+    valid_mask: Bool | None = None,
 ) -> dict[str, float]:
     """All figures of one picture against its truth, in all variants that exist for it.
 
@@ -89,6 +90,8 @@ def evaluate_pair(
         object_mask: (H, W) bool, True = where the object was. None or empty: no bbox and no mask variant.
         lpips: one or several LPIPS networks (`available_lpips`), or none.
         device: where LPIPS runs.
+        valid_mask: (H, W) bool, True = measure; None: all. Pixels that are not measured are in no variant, and count as equal
+            where SSIM's and LPIPS' windows reach into them, and in "ssim_bbox" and the LPIPS of whole pictures.
 
     Returns:
         For each variant "mse_*" (of values in [0, 1]), "pixels_*" (how many it covers), "psnr_*" in dB, "ssim_*", and
@@ -101,7 +104,13 @@ def evaluate_pair(
         return {}
     a, b = _same_size(_picture(render, "render"), _picture(truth, "truth"))
     object_mask = None if object_mask is None else resize_mask(np.asarray(object_mask).astype(bool), a.shape[:2])
-    regions = _regions(a.shape[:2], object_mask)
+    valid = np.ones(a.shape[:2], bool) if valid_mask is None else resize_mask(np.asarray(valid_mask).astype(bool), a.shape[:2])
+    if not valid.any():
+        return {}
+    if not valid.all():
+        b = np.where(valid[..., None], b, a)
+        object_mask = None if object_mask is None else object_mask & valid
+    regions = {name: region & valid for name, region in _regions(a.shape[:2], object_mask).items() if (region & valid).any()}
     box = bounding_box(object_mask)
     networks = [lpips] if isinstance(lpips, LpipsLoss) else list(lpips)
 
@@ -113,6 +122,8 @@ def evaluate_pair(
         figures[f"psnr_{variant}"] = psnr_from_mse(figures[f"mse_{variant}"])
     for name, measure in [("ssim", _ssim), *((network.name, partial(_lpips, network, device)) for network in networks)]:
         figures[f"{name}_full"], spatial = measure(a, b)
+        if not valid.all() and name == "ssim":
+            figures["ssim_full"] = float(spatial[valid].mean())
         if box is not None:
             figures[f"{name}_bbox"], _ = measure(_crop(a, box), _crop(b, box))
         for variant in ("mask", "outside"):
@@ -128,6 +139,7 @@ def evaluate_partly_true(
     is_truth: Bool,
     lpips: LpipsLoss | Sequence[LpipsLoss] = (),
     device: str | torch.device = "cpu",
+    valid_mask: Bool | None = None,
 ) -> dict[str, float]:
     """Figures of one picture against a photo that is truth in some of its pixels alone (it shows the object, say).
 
@@ -135,7 +147,7 @@ def evaluate_partly_true(
         render, photo: (H, W, 3) pictures.
         object_mask: as `evaluate_pair`; used where the photo is truth everywhere.
         is_truth: (H, W) bool.
-        lpips, device: as `evaluate_pair`.
+        lpips, device, valid_mask: as `evaluate_pair`.
 
     Returns:
         `evaluate_pair`'s figures where the photo is truth everywhere; else those of the true pixels, named "*_outside". What
@@ -143,10 +155,10 @@ def evaluate_partly_true(
     """
     is_truth = np.asarray(is_truth).astype(bool)
     if is_truth.all():
-        return evaluate_pair(render, photo, object_mask, lpips, device)
+        return evaluate_pair(render, photo, object_mask, lpips, device, valid_mask)
     a, b = _same_size(_picture(render, "render"), _picture(photo, "photo"))
     is_truth = resize_mask(is_truth, a.shape[:2])
-    figures = evaluate_pair(a, np.where(is_truth[..., None], b, a), ~is_truth, lpips, device)
+    figures = evaluate_pair(a, np.where(is_truth[..., None], b, a), ~is_truth, lpips, device, valid_mask)
     return {name: value for name, value in figures.items() if name.endswith("_outside")}
 
 

@@ -181,6 +181,9 @@ class SpinnerfSegModel(SpinnerfModel):
             if label is not None and bool((label != UNKNOWN).all()):
                 found = outputs["objectness"][..., 0] > OBJECTNESS_THRESHOLD
                 true = label.to(found.device).view(found.shape) == 1
+                if "mask" in batch:
+                    valid = batch["mask"].to(found.device)[..., 0]
+                    found, true = found[valid], true[valid]
                 metrics["objectness_accuracy"] = float((found == true).float().mean())
                 union = int((found | true).sum())
                 metrics["objectness_iou"] = float((found & true).sum()) / union if union else 1.0

@@ -81,7 +81,7 @@ class BenchmarkScene:
         for view in (capture.view(photo) for photo in self.object_free):
             path = self.object_mask_path(view.photo)
             object_mask = load_object_mask(path, (view.height, view.width)) if path.is_file() else None
-            found.append(Known(view, view.read_image(), object_mask))
+            found.append(Known(view, view.read_image(), object_mask, valid_mask=view.valid_mask()))
         return found
 
     def training_masks(self) -> dict[str, np.ndarray]:

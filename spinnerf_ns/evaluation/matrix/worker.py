@@ -240,9 +240,7 @@ class Seed:
         """The test views; where nobody labelled the object, where the shared segmentation field sees it."""
         folder = self.paths.cell(SEGMENTATION).with_suffix("")
         return [
-            each
-            if each.object_mask is not None
-            else Known(each.view, each.photo, load_object_mask(folder / f"{each.view.photo}.png"), each.object_free)
+            each if each.object_mask is not None else replace(each, object_mask=load_object_mask(folder / f"{each.view.photo}.png"))
             for each in self.known
         ]
 

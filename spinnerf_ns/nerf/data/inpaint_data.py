@@ -175,7 +175,8 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
                 f"{self.workspace.masks_3d} and export again: ns-spinnerf export --load-config CONFIG --overwrite"
             )
         outside = ~torch.cat(region_masks)
-        pool.usable = outside if pool.usable is None else pool.usable & outside
+        self._valid = pool.usable  # the capture's own masks
+        pool.usable = outside if self._valid is None else self._valid & outside
         # What the points say of the removed region they say of the object.
         outside_region = torch.ones(pool.num_pixels, dtype=torch.bool)
         outside_region[self.region_pixels] = False
@@ -215,10 +216,13 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         if step < self.config.patch_start_step:
             layout = replace(layout, patches=(0, 0, 0))
         parts = [sample_usable(pool, layout.uniform)]
+        extra: dict = {}
         if layout.patch_rays:
             count, *shape = layout.patches
             patches = sample_patches(pool, self.hole_pixels, count, tuple(shape), self.config.patch_stride)
             parts.append(pool.flatten(patches).reshape(-1))
+            if self._valid is not None:
+                extra["patch_valid"] = self._valid[parts[-1]]
         disparity = torch.zeros(0)
         if layout.depth:
             chosen = torch.randint(len(self.depth_pixels), (layout.depth,))
@@ -226,7 +230,6 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
             disparity = self.disparity[chosen]
         if layout.reference:
             parts.append(sample_list(self.reference_pixels, layout.reference))
-        extra: dict = {}
         parts.append(self.sample_sparse(extra))
         bundle, batch = self.rays(pool, torch.cat(parts))
         bundle.metadata[TRAINS_GEOMETRY] = self._trains_geometry[: layout.num_rays].to(self.device)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -131,6 +133,21 @@ def write_ply_table(path: Path | str, vertices: npt.NDArray) -> None:
     header += [f"property {'float' if vertices.dtype[name] == '<f4' else 'uchar'} {name}" for name in vertices.dtype.names]
     with atomic_path(path) as temporary:
         temporary.write_bytes(("\n".join(header) + "\nend_header\n").encode("ascii") + vertices.tobytes())
+
+
+def sha256_of(path: Path | str) -> str:
+    """sha256 over a file's contents, in hexadecimal. A file that is as it was is not read twice by one process."""
+    status = os.stat(path)
+    return _sha256(os.path.abspath(path), status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@lru_cache(maxsize=1 << 16)
+def _sha256(path: str, *identity: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 class atomic_path:

@@ -74,7 +74,7 @@ def render_stage(
     """
     masks, layers = workspace.masks_3d, workspace.root / "layers"
     parameters = {"downscale": config.downscale, **parameters}
-    with workspace.stage("render", parameters, inputs, [masks, layers], overwrite=config.overwrite) as stage:
+    with workspace.stage("render", parameters, inputs, [masks, layers], config.overwrite, capture) as stage:
         if stage.fresh:
             return
         for view in track(views_with_object(capture, workspace), "Rendering masks and depth"):
@@ -103,7 +103,7 @@ def background_stage(
     folder = workspace.root / BACKGROUND
     parameters = {"dilation": config.dilation, "least_dilation": LEAST_DILATION, "downscale": config.downscale, **parameters}
     inputs = [path for view in views for path in (view.path, _mask_path(workspace, view), *own_masks(view))]
-    with workspace.stage(BACKGROUND, parameters, inputs, [folder], overwrite=config.overwrite) as stage:
+    with workspace.stage(BACKGROUND, parameters, inputs, [folder], config.overwrite, capture) as stage:
         if stage.fresh:
             return
         holes = {view.photo: removed_region(workspace, view, config) for view in views}
@@ -159,7 +159,7 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
         inputs.append(Path(config.reference_photo))
     if config.inpainted is not None:
         inputs += sorted(path for path in Path(config.inpainted).rglob("*") if path.is_file())
-    with workspace.stage("export", parameters, inputs, [workspace.removed], overwrite=config.overwrite) as stage:
+    with workspace.stage("export", parameters, inputs, [workspace.removed], config.overwrite, capture) as stage:
         if stage.fresh:
             return workspace.removed
         layers = [load_layers(workspace, view, config, depth_path) for view in views]

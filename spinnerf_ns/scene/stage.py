@@ -1,45 +1,52 @@
 """A stage of work that can be killed at any moment: its outputs appear complete or not at all, and it goes on where it was.
 
 While it runs, in the workspace:
+    .lock, .holder                     no other process writes meanwhile; who has it
     .stage-<name>/key.json             what it is made from; work with another key is thrown away
     .stage-<name>/records.jsonl        a line per photo that is done, written after the photo's files
     .stage-<name>/commit.json          the manifest's entry: the work is complete and is being moved into place
     .partial-<name>-<output>           beside each output, what becomes it
 When it ends, commit.json is written, the outputs are moved into place, the manifest gets its entry, `.stage-<name>` goes.
 A commit that was interrupted is finished by whoever opens the stage next.
+
+What a stage is made from: its parameters, its input files' contents, the capture's cameras and points (`Capture.digest`) and the
+version of its algorithm (`manifest.VERSIONS`). Where these are the manifest's, it is fresh, and
+    what a person changed, added or (`manifest.DELETABLE`) deleted since is kept, and said; `--overwrite` makes it anew;
+    what is gone or damaged is made again: of a stage that works photo by photo, those photos alone.
+Where they are not, outputs are replaced with `--overwrite` only. One case apart: nothing but files of the workspace itself differs
+(a mask of an earlier stage was painted, say), and nobody has been at work on the outputs. These follow by themselves.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-import spinnerf_ns
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import atomic_path
+from spinnerf_ns.files import atomic_path, sha256_of
+from spinnerf_ns.hints import say
+from spinnerf_ns.scene.lock import WorkspaceLock
+from spinnerf_ns.scene.manifest import DELETABLE, is_records, is_whole
+from spinnerf_ns.scene.origin import Origin, plain
+from spinnerf_ns.scene.outputs import OutputsState, keep_file, look_at_outputs, photo_of, record_files
 
 if TYPE_CHECKING:
+    from spinnerf_ns.scene.capture import Capture
     from spinnerf_ns.scene.workspace import Workspace
 
 DONE = "done"
 """Status of a photo that need not be worked on again."""
-
-RECORDED_PACKAGES = ("nerfstudio", "torch", "numpy", "opencv-python-headless")
 
 
 class Stage:
     """One run of a stage; made by `Workspace.stage`, used as a context.
 
     Example:
-        >>> with workspace.stage("segment", {"tracker": "flow"}, photos, [workspace.masks_2d]) as stage:
+        >>> with workspace.stage("segment", {"tracker": "flow"}, photos, [workspace.masks_2d], capture=capture) as stage:
         ...     if not stage.fresh:
         ...         for view in views:
         ...             if not stage.done(view.photo):
@@ -60,27 +67,40 @@ class Stage:
         inputs: Sequence[Path],
         outputs: Sequence[Path],
         overwrite: bool,
+        capture: Capture | None = None,
     ) -> None:
         self.workspace = workspace
         self.name = name
         self.outputs = [Path(os.path.abspath(path)) for path in outputs]
         for output in self.outputs:
-            if Path(os.path.abspath(workspace.root)) not in output.parents:
+            if workspace.root not in output.parents:
                 raise ValueError(f"{output} does not lie below the workspace {workspace.root}")
-        self.parameters = json.loads(json.dumps(parameters, default=_plain, sort_keys=True))
-        self.inputs = hash_files(inputs, workspace)
-        # A file outside the scene counts by its name alone, so that a moved checkpoint is the same input.
-        named = [(name if not os.path.isabs(name) else Path(name).name, digest) for name, digest in self.inputs.items()]
-        self.key = _digest([self.parameters, sorted(named)])
-        self._state = workspace.root / f".stage-{name}"
-        self._finish_interrupted_commit()
-        entry = workspace.read_manifest()["stages"].get(name)
-        self.fresh = entry is not None and entry.get("key") == self.key and self._outputs_stand(entry)
-        self._entry = entry
+        self.origin = Origin.of(workspace, name, parameters, inputs, capture)
+        self.key = self.origin.key
         self._overwrite = overwrite
-        self._records = dict(entry["records"]) if self.fresh else self._resumed_records()
-        if not self.fresh:
-            self._refuse_to_overwrite()
+        self._state = workspace.root / f".stage-{name}"
+        self._lock: WorkspaceLock | None = None
+        if (self._state / "commit.json").is_file():
+            with WorkspaceLock(workspace.root):
+                self._finish_interrupted_commit()
+        self._look()
+
+    def _look(self) -> None:
+        """Finds out what there is to do."""
+        entry = self.workspace.manifest["stages"].get(self.name)
+        self._entry = entry if is_whole(entry) else None
+        self._found = OutputsState()
+        self._same = self.fresh = False
+        if self._entry is not None:
+            self._found = look_at_outputs(self.workspace.root, self._entry["outputs"], DELETABLE.get(self.name, ()))
+            named = set(self._entry["outputs"]) == {self._below_root(output) for output in self.outputs}
+            self._same = named and self._entry["key"] == self.key
+            self.fresh = self._same and self._found.complete and not (self._overwrite and self._found.by_hand)
+        if self.fresh:
+            self._records = dict(self._entry["records"])
+            return
+        self._records = self._resumed_records() if self._stored_key() == self.key else self._standing_records()
+        self._refuse_to_overwrite()
 
     # ------------------------------------------------------------------------------------------------------- for users
     @property
@@ -120,23 +140,42 @@ class Stage:
             fields: what the manifest should say of it (numbers, texts).
         """
         self._begin()
-        entry = json.loads(json.dumps({"status": status, **fields}, default=_plain))
+        entry = json.loads(json.dumps({"status": status, **fields}, default=plain))
         with open(self._state / "records.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps([photo, entry], ensure_ascii=False) + "\n")
+            file.write(_as_lines({photo: entry}))
         self._records[photo] = entry
 
     def __enter__(self) -> Stage:
+        if not self.fresh:
+            lock = WorkspaceLock(self.workspace.root)
+            lock.__enter__()
+            try:
+                self._finish_interrupted_commit()  # another process may have done it, or died, while this one waited
+                self._look()
+                self._say_what_is_replaced()
+                self._drop_damaged_records()
+            except BaseException:
+                lock.__exit__()
+                raise
+            self._lock = lock
+        if self.fresh and self._found.by_hand:
+            say(f"{self.outputs[0]}: kept what was done by hand, {self._found.describe_by_hand()}; --overwrite undoes it")
         return self
 
     def __exit__(self, exception_type: type | None, exception: Any, traceback: Any) -> None:
-        if exception_type is None and not self.fresh:
-            self._begin()
-            self._refuse_to_overwrite()  # something may have appeared meanwhile
-            missing = [output for output in self.outputs if not self._partial(output).exists()]
-            if missing:
-                raise SpinnerfError(f"{missing[0]}: the stage '{self.name}' ended without writing it; run it again")
-            self._write_commit()
-            self._finish_interrupted_commit()
+        try:
+            if exception_type is None and not self.fresh:
+                self._begin()
+                self._refuse_to_overwrite()  # something may have appeared meanwhile
+                missing = [output for output in self.outputs if not self._partial(output).exists()]
+                if missing:
+                    raise SpinnerfError(f"{missing[0]}: the stage '{self.name}' ended without writing it; run it again")
+                self._write_commit()
+                self._finish_interrupted_commit()
+        finally:
+            if self._lock is not None:
+                self._lock.__exit__()
+                self._lock = None
 
     # ------------------------------------------------------------------------------------------------------ beginning
     def _begin(self) -> None:
@@ -148,8 +187,29 @@ class Stage:
         self._remove_state()  # first: records must not outlive the files that they speak of
         for output in self.outputs:
             _remove(self._partial(output))
-        with atomic_path(self._state / "key.json") as temporary:
+        self._state.mkdir(parents=True)
+        for name, file in self._standing_files():
+            keep_file(self.workspace.root / name / file, self._partial(self.workspace.root / name) / file)
+        if self._records:
+            (self._state / "records.jsonl").write_text(_as_lines(self._records), encoding="utf-8")
+        with atomic_path(self._state / "key.json") as temporary:  # last: without it all this counts for nothing
             temporary.write_text(json.dumps({"key": self.key}))
+
+    def _standing_files(self) -> list[tuple[str, str]]:
+        """Files of an earlier run from the same, some of whose outputs are lost: what need not be made again."""
+        if not self._same:
+            return []
+        return self._found.intact + ([] if self._overwrite else self._found.changed + self._found.added)
+
+    def _standing_records(self) -> dict[str, dict[str, Any]]:
+        """Records of the photos all of whose files are among them."""
+        if not self._same or self._entry is None:
+            return {}
+        gone = self._found.lost + self._found.damaged
+        gone += self._found.changed + self._found.deleted if self._overwrite else []
+        photos = self._entry["records"]
+        again = {photo_of(file, photos) for _, file in gone}
+        return {photo: record for photo, record in photos.items() if photo not in again}
 
     def _remove_state(self) -> None:
         """All of it at once: a kill in between must not leave records without the key or the commit they belong to."""
@@ -166,69 +226,113 @@ class Stage:
             return None
 
     def _resumed_records(self) -> dict[str, dict[str, Any]]:
-        """Records of an interrupted run with the same key. A line that the kill cut off is dropped, from the file too."""
-        path = self._state / "records.jsonl"
-        if self._stored_key() != self.key or not path.is_file():
+        """Records of an interrupted run, up to the first line that was cut off or damaged."""
+        try:
+            content = (self._state / "records.jsonl").read_bytes()
+        except OSError:
             return {}
-        content = path.read_bytes()
-        complete = content[: content.rfind(b"\n") + 1]
-        if len(complete) < len(content):
-            with open(path, "r+b") as file:
-                file.truncate(len(complete))
-        return dict(json.loads(line) for line in complete.decode("utf-8").splitlines())
+        records: dict[str, dict[str, Any]] = {}
+        for line in content.splitlines(keepends=True):
+            try:
+                photo, record = json.loads(line.decode("utf-8"))
+            except (ValueError, TypeError):
+                break
+            if not line.endswith(b"\n") or not isinstance(photo, str) or not is_records({photo: record}):
+                break
+            records[photo] = record
+        return records
+
+    def _drop_damaged_records(self) -> None:
+        """Leaves no half a line before the next one. By who has the lock: another process may be writing it now."""
+        path = self._state / "records.jsonl"
+        if self._stored_key() == self.key and path.is_file():
+            with atomic_path(path) as temporary:
+                temporary.write_text(_as_lines(self._records), encoding="utf-8")
 
     def _partial(self, output: Path) -> Path:
         return output.with_name(f".partial-{self.name}-{output.name}")
 
+    # ------------------------------------------------------------------------------------------------ what may be replaced
     def _refuse_to_overwrite(self) -> None:
-        if self._overwrite:
+        # Made from the same, but incomplete by now: nothing is lost by making it again.
+        if self._overwrite or self._same or self._follows():
             return
         for output in self.outputs:
             if not output.exists() or (output.is_dir() and not any(output.iterdir())):
                 continue
-            same = self._entry is not None and self._entry.get("key") == self.key
-            if same:  # made from the same, but incomplete by now: nothing is lost by making it again
-                continue
-            by = "by other inputs or parameters" if self._entry is not None else "and no manifest says from what"
+            lost = f" (and with it what was done by hand: {self._found.describe_by_hand()})" if self._found.by_hand else ""
             raise SpinnerfError(
-                f"{output}: exists already, made {by} than those of '{self.name}' now; replace it with --overwrite, or move it away"
+                f"{output}: exists already, {self.origin.difference(self._entry)} than those of '{self.name}' now; "
+                f"replace it{lost} with --overwrite, or move it away"
             )
 
-    # ------------------------------------------------------------------------------------------------------ the end
-    def _outputs_stand(self, entry: Mapping[str, Any]) -> bool:
-        files = entry.get("outputs", {})
-        root = self.workspace.root
-        if set(files) != {self._below_root(output) for output in self.outputs}:
-            return False
-        return all((root / name).exists() and all((root / name / file).is_file() for file in files[name]) for name in files)
+    def _follows(self) -> bool:
+        """Whether the outputs follow from files of the workspace that are others now, and nobody has been at work on them."""
+        return self._entry is not None and not self._found.by_hand and self.origin.follows(self._entry)
 
+    def _say_what_is_replaced(self) -> None:
+        if self.fresh or self._entry is None:
+            return
+        if self._same and not self._found.complete:
+            say(f"{self.outputs[0]}: made again where it is incomplete: {self._found.describe_incomplete()}")
+        elif not self._same and not self._overwrite and self._follows():
+            names = self.origin.changed_inputs(self._entry)
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            say(f"{self.outputs[0]}: made again, since {names[0]}{more} changed")
+
+    # ------------------------------------------------------------------------------------------------------ the end
     def _below_root(self, output: Path) -> str:
-        return output.relative_to(os.path.abspath(self.workspace.root)).as_posix()
+        return output.relative_to(self.workspace.root).as_posix()
 
     def _write_commit(self) -> None:
         for output in self.outputs:
             for leftover in self._partial(output).rglob(".tmp-*"):  # of a run that was killed while writing
                 leftover.unlink(missing_ok=True)
+        made = {self._below_root(output): record_files(self._partial(output)) for output in self.outputs}
+        if self._same and not self._overwrite:
+            self._keep_by_hand(made)
         entry = {
-            "key": self.key,
-            "parameters": self.parameters,
-            "versions": _versions(),
-            "inputs": self.inputs,
-            "outputs": {self._below_root(output): _listing(self._partial(output)) for output in self.outputs},
+            **self.origin.entry(),
+            "outputs": made,
             "records": self._records,
         }
         with atomic_path(self._state / "commit.json") as temporary:
             temporary.write_text(json.dumps(entry, ensure_ascii=False), encoding="utf-8")
+
+    def _keep_by_hand(self, made: dict[str, dict[str, Any]]) -> None:
+        """Puts what a person changed, added or deleted into what becomes the outputs; the entry goes on saying what was made."""
+        assert self._entry is not None
+        found = look_at_outputs(self.workspace.root, self._entry["outputs"], DELETABLE.get(self.name, ()))
+        for name, file in found.changed + found.added + found.deleted:
+            files = self._entry["outputs"][name]
+            before = files.get(file) if isinstance(files, dict) else None
+            own, becomes = self.workspace.root / name / file, self._partial(self.workspace.root / name) / file
+            if (name, file) in found.deleted:
+                made[name].setdefault(file, before)
+                becomes.unlink(missing_ok=True)
+                continue
+            if not becomes.is_file() or sha256_of(becomes) == sha256_of(own):  # not made this time
+                made[name][file] = before
+                if before is None:
+                    del made[name][file]
+            keep_file(own, becomes)
 
     def _finish_interrupted_commit(self) -> None:
         """Moves complete outputs into place; every step may be interrupted and is then done again."""
         path = self._state / "commit.json"
         if not path.is_file():
             return
-        entry = json.loads(path.read_text(encoding="utf-8"))
         manifest = self.workspace.read_manifest()
         if manifest["stages"].pop(self.name, None) is not None:
             self.workspace.write_manifest(manifest)  # the old entry must not vouch for the new outputs
+        try:
+            entry = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            entry = None
+        if not is_whole(entry):  # damaged: nobody knows any more what is complete
+            say(f"{path}: damaged, so the stage '{self.name}' begins anew")
+            self._remove_state()
+            return
         for name in entry["outputs"]:
             output = self.workspace.root / name
             partial = self._partial(output)
@@ -246,61 +350,8 @@ class Stage:
         self._remove_state()
 
 
-def hash_files(paths: Sequence[Path], workspace: Workspace) -> dict[str, str]:
-    """File -> sha256 of its contents; folders count with all visible files in them.
-
-    Raises:
-        SpinnerfError: a path does not exist.
-    """
-    hashes = {}
-    for path in paths:
-        if not path.exists():
-            raise SpinnerfError(f"{path}: missing, and needed as an input; put it back, or run the stage that writes it")
-        files = [path / name for name in _listing(path)] if path.is_dir() else [path]
-        for file in files:
-            hashes[workspace.relative(file)] = _sha256(file)
-    return hashes
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _listing(path: Path) -> list[str]:
-    """Visible files below a folder, relative and sorted; nothing for a file."""
-    if not path.is_dir():
-        return []
-    files = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
-    return sorted(file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts))
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """What json cannot write: numpy's numbers and arrays, sets, and (as text) paths and the rest."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, (set, frozenset)):
-        return sorted(value)
-    return str(value)
-
-
-def _versions() -> dict[str, str]:
-    versions = {"spinnerf_ns": spinnerf_ns.__version__}
-    for package in RECORDED_PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
+def _as_lines(records: Mapping[str, Any]) -> str:
+    return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in records.items())
 
 
 def _remove(path: Path) -> None:

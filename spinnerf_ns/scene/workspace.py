@@ -1,29 +1,20 @@
-"""<scene>/spinnerf/: where everything of ours lies, and the manifest that says how it came about.
-
-manifest.json, schema 1:
-    schema        1
-    object_free   photos that do not show the object
-    stages        name -> key, parameters, versions, inputs (file -> sha256), outputs (folder or file -> its files), records
-                  (photo -> what the stage says of it)
-"""
+"""<scene>/spinnerf/: where everything of ours lies; `manifest` says how it came about."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import atomic_path
+from spinnerf_ns.hints import WORKSPACE_FOLDER
+from spinnerf_ns.scene.lock import WorkspaceLock, cannot_write
+from spinnerf_ns.scene.manifest import ManifestFile, describe_scene, find_scene, is_records
 from spinnerf_ns.scene.stage import Stage
 
-SCHEMA = 1
-"""The manifest's schema that this version writes, and the newest that it reads."""
-
-FOLDER = "spinnerf"
-"""The workspace's name below the scene."""
+if TYPE_CHECKING:
+    from spinnerf_ns.scene.capture import Capture
 
 REFERENCE = "reference"
 """True in the export's record of the reference view, the photo whose filling is taken at its word."""
@@ -39,7 +30,8 @@ class Workspace:
 
     def __init__(self, scene: Path, root: Path) -> None:
         self.scene = scene
-        self.root = root
+        self.root = Path(os.path.abspath(root))  # absolute: a change of directory must not split it in two
+        self._manifest = ManifestFile(self.root / "manifest.json")
 
     @classmethod
     def open(cls, data: Path | str, workspace: Path | str | None = None) -> Workspace:
@@ -50,16 +42,36 @@ class Workspace:
             workspace: the workspace's folder; by default <data's folder>/spinnerf.
 
         Raises:
-            SpinnerfError: no such capture, or a manifest that is damaged or of a newer schema.
+            SpinnerfError: no such capture, no place for a workspace, or a manifest that is damaged or of a newer schema.
         """
         data = Path(data)
         if not data.exists():
             raise SpinnerfError(f"{data}: no such folder or file; --data wants the folder of a posed capture")
         scene = data.parent if data.is_file() else data
-        root = Path(workspace) if workspace is not None else scene / FOLDER
-        opened = cls(scene, Path(os.path.abspath(root)))  # absolute: a change of directory must not split it in two
-        opened.read_manifest()  # refuses early what a later version wrote
+        return cls._checked(scene, Path(workspace) if workspace is not None else scene / WORKSPACE_FOLDER)
+
+    @classmethod
+    def at(cls, root: Path | str) -> Workspace:
+        """A workspace by its own folder alone: its capture is where the manifest says, wherever both were moved together.
+
+        Raises:
+            SpinnerfError: as `open`.
+        """
+        opened = cls._checked(Path(root).parent, Path(root))
+        opened.scene = find_scene(opened.manifest, opened.root)
         return opened
+
+    @classmethod
+    def _checked(cls, scene: Path, root: Path) -> Workspace:
+        opened = cls(scene, root)
+        if opened.root.exists() and not opened.root.is_dir():
+            raise cannot_write(opened.root, NotADirectoryError(20, "it is a file"))
+        opened.manifest  # noqa: B018  refuses early what a later version wrote
+        return opened
+
+    def lock(self) -> WorkspaceLock:
+        """A context in which no other process writes here; stages take it by themselves."""
+        return WorkspaceLock(self.root)
 
     # --------------------------------------------------------------------------------------------------------- layout
     @property
@@ -104,59 +116,49 @@ class Workspace:
         return self.root / kind / f"{photo}.png"
 
     # ------------------------------------------------------------------------------------------------------- manifest
-    def read_manifest(self) -> dict[str, Any]:
-        """The manifest's contents; an empty one where there is no file.
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """The manifest's contents, not to be changed; an empty one where there is no file. See `manifest`.
 
         Raises:
             SpinnerfError: it is damaged or of a newer schema.
         """
-        path = self.manifest_path
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {"schema": SCHEMA, "object_free": [], "stages": {}}
-        except (OSError, ValueError) as error:
-            raise SpinnerfError(
-                f"{path}: cannot be read as a manifest ({error}); move it away and run the stages again with --overwrite"
-            ) from error
-        schema = manifest.get("schema") if isinstance(manifest, dict) else None
-        if isinstance(schema, int) and schema > SCHEMA:
-            raise SpinnerfError(
-                f"{path}: written by a newer spinnerf-ns (manifest schema {schema}, this version reads up to {SCHEMA}); "
-                "update it: git pull in its clone, then pip install -e ."
-            )
-        if not _is_manifest(manifest):
-            raise SpinnerfError(
-                f"{path}: is no manifest of schema {SCHEMA} (found schema {schema!r} or entries of another kind); "
-                "move it away and run the stages again with --overwrite"
-            )
-        return manifest
+        return self._manifest.view()
+
+    def read_manifest(self) -> dict[str, Any]:
+        """A copy of the manifest's contents, to be changed and written.
+
+        Raises:
+            SpinnerfError: as `manifest`.
+        """
+        return self._manifest.read()
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Replaces the manifest, atomically."""
-        with atomic_path(self.manifest_path) as temporary:
-            temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        self._manifest.write({**manifest, **describe_scene(self.scene, self.root)})
 
     @property
     def reference_view(self) -> str | None:
         """The photo that the last export took for the reference view."""
-        records = self.read_manifest()["stages"].get("export", {}).get("records", {})
+        records = self.records("export")
         return next((photo for photo, record in records.items() if record.get(REFERENCE)), None)
 
     @property
     def object_free(self) -> tuple[str, ...]:
         """Photos that do not show the object: never segmented, inpainted or trained on."""
-        return tuple(self.read_manifest()["object_free"])
+        return tuple(self.manifest["object_free"])
 
     def set_object_free(self, photos: Iterable[str]) -> None:
         """Names the object-free photos, in place of those named before. Kept in the order given."""
-        manifest = self.read_manifest()
-        manifest["object_free"] = list(dict.fromkeys(str(photo) for photo in photos))
-        self.write_manifest(manifest)
+        with self.lock():
+            manifest = self.read_manifest()
+            manifest["object_free"] = list(dict.fromkeys(str(photo) for photo in photos))
+            self.write_manifest(manifest)
 
     def records(self, stage: str) -> dict[str, dict[str, Any]]:
         """What a finished stage recorded: photo -> {"status": ..., ...}; empty for a stage that has not finished."""
-        return self.read_manifest()["stages"].get(stage, {}).get("records", {})
+        records = self.manifest["stages"].get(stage, {}).get("records")
+        return records if is_records(records) else {}
 
     # ---------------------------------------------------------------------------------------------------------- stages
     def stage(
@@ -166,6 +168,7 @@ class Workspace:
         inputs: Iterable[Path],
         outputs: Iterable[Path],
         overwrite: bool = False,
+        capture: Capture | None = None,
     ) -> Stage:
         """A stage of work whose outputs appear all at once, when it is done; see `Stage`.
 
@@ -174,25 +177,18 @@ class Workspace:
             parameters: what the result depends on besides files: numbers, texts, paths, lists and dicts of these.
             inputs: files, or folders with all files in them; their contents decide what is fresh.
             outputs: what it writes, files or folders below the workspace; a name without suffix is a folder.
-            overwrite: whether outputs made from other inputs or parameters are replaced.
+            overwrite: whether outputs made from other inputs or parameters are replaced, and what was done by hand is undone.
+            capture: whose cameras and points it is made from.
 
         Raises:
             SpinnerfError: an input is missing, or outputs made otherwise exist and `overwrite` is False.
         """
-        return Stage(self, name, parameters, [Path(path) for path in inputs], [Path(path) for path in outputs], overwrite)
+        return Stage(self, name, parameters, [Path(path) for path in inputs], [Path(path) for path in outputs], overwrite, capture)
 
     def relative(self, path: Path) -> str:
-        """How the manifest names a file: below the scene if it lies there, so that scenes can be moved; else in full."""
-        absolute, scene = os.path.abspath(path), os.path.abspath(self.scene)
+        """How the manifest names a file: spinnerf/... in the workspace, below the scene if it lies there, so that both can be
+        moved; else in full."""
+        absolute, scene, root = os.path.abspath(path), os.path.abspath(self.scene), str(self.root)
+        if absolute.startswith(root + os.sep):
+            return (Path(WORKSPACE_FOLDER) / os.path.relpath(absolute, root)).as_posix()
         return Path(os.path.relpath(absolute, scene) if absolute.startswith(scene + os.sep) else absolute).as_posix()
-
-
-def _is_manifest(manifest: Any) -> bool:
-    return (
-        isinstance(manifest, dict)
-        and manifest.get("schema") == SCHEMA
-        and isinstance(manifest.get("object_free"), list)
-        and all(isinstance(photo, str) for photo in manifest["object_free"])
-        and isinstance(manifest.get("stages"), dict)
-        and all(isinstance(stage, dict) for stage in manifest["stages"].values())
-    )

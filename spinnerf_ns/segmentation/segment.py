@@ -108,8 +108,8 @@ def segment_capture(
     # Both are asked for an overwrite before either writes.
     folder = workspace.root / OBJECTS
     if not overwrite and not folder.exists():
-        workspace.stage(STAGE, {}, [], [workspace.masks_2d], overwrite)
-    with workspace.stage(TRACK_STAGE, parameters, inputs, [workspace.prompts_path, folder], overwrite) as stage:
+        workspace.stage(STAGE, {}, [], [workspace.masks_2d], overwrite, capture)
+    with workspace.stage(TRACK_STAGE, parameters, inputs, [workspace.prompts_path, folder], overwrite, capture) as stage:
         if not stage.fresh:
             if made is None:
                 sources = source_masks(capture, prompts, ready, segmenter, allow_large_mask)
@@ -129,24 +129,26 @@ def segment_capture(
                     record[name] = {"origin": origin, "area": int(object_mask.sum())}
                 stage.record(view.photo, objects=record)
             save_prompts(stage.folder(workspace.prompts_path), prompts)
-    _select(workspace, views, list(objects) or names, parameters, overwrite)
+    _select(capture, workspace, views, list(objects) or names, parameters, overwrite)
     write_previews(workspace, views, prompts, anew=not stage.fresh)
     return workspace
 
 
-def _select(workspace: Workspace, views: Sequence[View], names: list[str], made_by: dict[str, Any], overwrite: bool) -> None:
+def _select(
+    capture: Capture, workspace: Workspace, views: Sequence[View], names: list[str], made_by: dict[str, Any], overwrite: bool
+) -> None:
     """masks_2d: the objects that are to be removed, together."""
     folder = workspace.root / OBJECTS
     parameters = {"objects": names, "segmenter": made_by["segmenter"], "tracker": made_by["tracker"]}
-    with workspace.stage(STAGE, parameters, [folder], [workspace.masks_2d], overwrite) as stage:
+    with workspace.stage(STAGE, parameters, [folder], [workspace.masks_2d], overwrite, capture) as stage:
         if stage.fresh:
             return
         records = workspace.records(TRACK_STAGE)
         for view in views:
             of_objects = records[view.photo]["objects"]
-            found = [name for name in names if of_objects[name]["origin"] != LOST]
-            shape = (view.height, view.width)
-            object_mask = united([load_object_mask(folder / name / f"{view.photo}.png", shape) for name in found])
+            files = {name: folder / name / f"{view.photo}.png" for name in names}
+            found = [name for name in names if of_objects[name]["origin"] != LOST and files[name].is_file()]  # or deleted by hand
+            object_mask = united([load_object_mask(files[name], (view.height, view.width)) for name in found])
             if object_mask is None:
                 # A run that was interrupted, with the same key, cannot have left one: the trackers are deterministic.
                 stage.record(view.photo, LOST, origin="tracked")

@@ -1,13 +1,22 @@
 """Object removal from radiance fields (SPIn-NeRF, CVPR 2023) as a nerfstudio method plugin.
 
 Importing this package is cheap: no 2-D network and no model is loaded. It has two side effects, which nerfstudio's commands
-need: `_allow_nerfstudio_checkpoints` (torch >= 2.6), and `_RenamedModules` for runs of earlier versions.
+need: `_allow_nerfstudio_checkpoints` (torch >= 2.6), and `_RenamedModules` for runs of earlier versions. In `ns-spinnerf` alone,
+Ctrl-C is made a line before torch is imported.
 """
 
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import sys
+
+if (
+    os.path.basename((getattr(sys, "argv", None) or [""])[0]) == "ns-spinnerf"
+):  # before torch: Ctrl-C is a line from the first moment on
+    from spinnerf_ns.errors import one_line_at_the_end
+
+    one_line_at_the_end("ns-spinnerf", interrupts=True)
 
 __version__ = "0.1.0"
 

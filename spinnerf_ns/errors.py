@@ -1,4 +1,14 @@
-"""The one exception that this package raises for what a user can mend."""
+"""The one exception that this package raises for what a user can mend, and how a command ends."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from types import TracebackType
+from typing import Any
+
+STOPPED = 130
+"""Exit status after Ctrl-C, as a shell's."""
 
 
 class SpinnerfError(RuntimeError):
@@ -6,3 +16,74 @@ class SpinnerfError(RuntimeError):
 
     Commands print the message without a traceback and exit with status 1.
     """
+
+
+NO_SPACE = "No space left on device; make some, then run the same command again: it goes on where it was"
+
+_WRITER_OF_CHECKPOINTS = ("PytorchStreamWriter failed", "inline_container", "unexpected pos")
+"""What torch says, without an errno, where a checkpoint cannot be written in full."""
+
+
+def last_line(error: BaseException) -> tuple[str, int] | None:
+    """What a command says in the end, in one line, and its exit status; None for an error that is a fault of the program.
+
+    Args:
+        error: what was not caught.
+
+    Example:
+        >>> last_line(KeyboardInterrupt())
+        ('stopped; the same command goes on where it was', 130)
+        >>> last_line(OSError(28, "No space left on device", "a.png"))[0]
+        'a.png: No space left on device; make some, then run the same command again: it goes on where it was'
+        >>> last_line(ZeroDivisionError())
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped; the same command goes on where it was", STOPPED
+    if isinstance(error, SpinnerfError):
+        return " ".join(str(error).split()), 1
+    if _is_no_space(error):
+        return f"{_file_of(error)}{NO_SPACE}", 1
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (
+            f"{_file_of(error)}{error.strerror}; it cannot be read or written: change who may, or name other folders "
+            "(--workspace, --output; ns-train: --output-dir, --pipeline.datamanager.workspace)"
+        ), 1
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.EIO, errno.ESTALE, errno.ENOTDIR):
+        return f"{_file_of(error)}{error.strerror}; the disk or the name of the file does not allow it: use another place", 1
+    return None
+
+
+def one_line_at_the_end(program: str, interrupts: bool = False) -> None:
+    """From now on, an error that nobody catches in this process and that a user can mend is one line instead of a traceback.
+
+    For programs that are not ours (ns-train): all other errors are shown as before.
+
+    Args:
+        program: its name, in front of the line.
+        interrupts: whether Ctrl-C is a line, too.
+    """
+    before = sys.excepthook
+    if getattr(before, "__module__", None) == __name__:
+        return
+
+    def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> Any:
+        said = last_line(error)
+        if said is None or (isinstance(error, KeyboardInterrupt) and not interrupts):
+            return before(kind, error, traceback)
+        sys.stdout.flush()
+        print(f"{program}: {said[0]}", file=sys.stderr)
+        return None
+
+    sys.excepthook = show
+
+
+def _is_no_space(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        # numpy's: "4096 requested and 0 written", without an errno
+        return error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and "requested and" in str(error))
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _WRITER_OF_CHECKPOINTS)
+
+
+def _file_of(error: BaseException) -> str:
+    name = getattr(error, "filename", None)
+    return f"{name}: " if name is not None else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,14 +21,15 @@ from rich.progress import track
 
 from spinnerf_ns.accel.cpu import prepare_cpu
 from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, resize_mask
-from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.errors import STOPPED, SpinnerfError, last_line, one_line_at_the_end
 from spinnerf_ns.files import atomic_path
+from spinnerf_ns.hints import command, say
 from spinnerf_ns.nerf.data.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig
 from spinnerf_ns.nerf.data.inpaint_data import SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel, SpinnerfInpaintModelConfig
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
 from spinnerf_ns.removal.config import BACKGROUND, ExportConfig
-from spinnerf_ns.runs import read_config
+from spinnerf_ns.runs import data_of, load_run, read_config, restore
 from spinnerf_ns.scene.view import View
 
 RUN_RECORD = "spinnerf_run.json"
@@ -38,6 +40,7 @@ class SpinnerfPipeline(VanillaPipeline):
     """Loads only checkpoints of its own kind."""
 
     def __init__(self, config: VanillaPipelineConfig, device: str, *args: Any, **kwargs: Any) -> None:
+        one_line_at_the_end(Path(sys.argv[0]).name)  # ns-train and its like show a traceback for what a user can mend
         if torch.device(device).type == "cpu":
             prepare_cpu()
         super().__init__(config, device, *args, **kwargs)
@@ -143,8 +146,8 @@ class SpinnerfSegPipelineConfig(VanillaPipelineConfig):
 
 def next_command(segmentation: TrainerConfig) -> str:
     """What follows the export of a segmentation run: the other method of the same size, on the same scene."""
-    data = segmentation.data or segmentation.pipeline.datamanager.data
-    return f"ns-train {segmentation.method_name.replace('-seg', '-inpaint')} --data {data}"
+    method = segmentation.method_name.replace("-seg", "-inpaint")
+    return command("ns-train", method, data=data_of(segmentation), workspace=segmentation.pipeline.datamanager.workspace)
 
 
 class SpinnerfSegPipeline(SpinnerfPipeline):
@@ -206,14 +209,21 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         trainer = attributes.trainer
         checkpoint = trainer.checkpoint_dir / f"step-{step:09d}.ckpt"
         config_path = trainer.base_dir / "config.yml"
+        later = command("ns-spinnerf", "export", load_config=config_path)
         try:
             folder = self.export(checkpoint, self.config.export)
-        except SpinnerfError as error:  # the trained field is safe on disk: say how to go on instead of a traceback
-            CONSOLE.print(f"[bold red]Not exported:[/] {error}", highlight=False, soft_wrap=True)
-            CONSOLE.print(f"Export later: ns-spinnerf export --load-config {config_path} --overwrite", soft_wrap=True)
+        except KeyboardInterrupt:  # ns-train shows a traceback of it
+            say(f"Export stopped; it goes on where it was: {later}")
+            raise SystemExit(STOPPED) from None
+        except Exception as error:  # the trained field is safe on disk: say how to go on instead of a traceback
+            said = last_line(error)
+            if said is None:
+                raise
+            say(f"Not exported: {said[0]}")
+            say(f"Export later: {later}" + (" --overwrite" if "--overwrite" in said[0] else ""))
             return
-        CONSOLE.print(f"Object-free capture: {folder}", soft_wrap=True)
-        CONSOLE.print(f"Next: {next_command(trainer.config)}", soft_wrap=True)
+        say(f"Object-free capture: {folder}")
+        say(f"Next: {next_command(trainer.config)}")
 
     def export(self, checkpoint: Path, config: ExportConfig) -> Path:
         """Renders masks and depth of every photo and writes the object-free capture.
@@ -269,20 +279,24 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         return render
 
 
-def export_run(load_config: Path, config: ExportConfig) -> Path:
+def export_run(load_config: Path, config: ExportConfig, data: Path | None = None) -> Path:
     """Exports a run.
 
-    Raises:
-        SpinnerfError: there is no such run, or it is of another method.
-    """
-    from nerfstudio.utils.eval_utils import eval_setup  # which imports every method
+    Args:
+        load_config: its config.yml.
+        config: how.
+        data: where its capture is, if it was moved away from its runs.
 
+    Raises:
+        SpinnerfError: there is no such run, it is of another method, or its capture or checkpoint is gone or damaged.
+    """
     wanted = "give the config.yml of the run that ns-train spinnerf-seg wrote"
     found = read_config(load_config, wanted)
     if not isinstance(found.pipeline, SpinnerfSegPipelineConfig):
         raise SpinnerfError(f"{load_config}: a run of {found.method_name}, not of spinnerf-seg; {wanted}")
-    _, pipeline, checkpoint, _ = eval_setup(load_config, test_mode="test")
-    return pipeline.export(checkpoint, config)
+    run = load_run(load_config, data)
+    pipeline = run.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test")
+    return pipeline.export(restore(run, pipeline), config)
 
 
 # -------------------------------------------------------------------------------------------------------------- inpainting

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pickle
 import random
+import re
+import zipfile
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -20,6 +24,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import atomic_path
+from spinnerf_ns.hints import command, say
 
 KEY_FILE = "spinnerf_key.json"
 """In a finished run's folder: the key of what it was made from. A killed run has none."""
@@ -64,6 +69,132 @@ def read_config(path: Path, wanted: str = "give the config.yml that ns-train wro
     if not isinstance(config, TrainerConfig):
         raise SpinnerfError(f"{path}: not a run's config.yml; {wanted}")
     return config
+
+
+def load_run(path: Path, data: Path | None = None, program: str = "export") -> TrainerConfig:
+    """A finished run's configuration, ready to be loaded: its checkpoint is named, and its capture found where it is now.
+
+    A capture that was moved or renamed together with its runs is found by where it lay relative to them; so is one that was
+    named by a path relative to another working directory.
+
+    Args:
+        path: the run's config.yml.
+        data: where the capture is, if it was moved away from its runs.
+        program: ns-spinnerf's sub-command, for what an error advises.
+
+    Raises:
+        SpinnerfError: as `read_config`; no capture, no checkpoint, or one that was cut short.
+    """
+    config = read_config(path)
+    checkpoint = find_checkpoint(path, config)
+    config.load_dir, config.load_step = checkpoint.parent, int(checkpoint.stem.removeprefix("step-"))
+    manager = config.pipeline.datamanager
+    was = Path(data_of(config))
+    runs = Path(os.path.abspath(path)).parents[3:4]  # <runs>/<experiment>/<method>/<time>/config.yml
+
+    def moved(place: Path | str) -> Path:
+        return Path(os.path.normpath(runs[0] / os.path.relpath(place, config.output_dir))) if runs else Path(place)
+
+    if data is None and not was.exists():
+        data = moved(was)
+    if data is not None:
+        if not data.exists():
+            again = command("ns-spinnerf", program, load_config=path, data="FOLDER")
+            raise SpinnerfError(f"{path}: the capture of this run is not at {was} any more; say where it is: {again}")
+        config.data = manager.data = data
+        if getattr(manager.dataparser, "data", None) is not None:
+            manager.dataparser.data = data
+        for name in ("workspace", "masks"):
+            place = getattr(manager, name, None)
+            if place is None or Path(place).exists():
+                continue
+            beside = Path(os.path.normpath(data / os.path.relpath(place, was)))
+            setattr(manager, name, beside if beside.exists() else moved(place))
+    return config
+
+
+def data_of(config: TrainerConfig) -> Path:
+    """What a run was trained on."""
+    manager = config.pipeline.datamanager
+    return Path(config.data or manager.data or manager.dataparser.data)
+
+
+def find_checkpoint(config_path: Path, config: TrainerConfig) -> Path:
+    """The last checkpoint beside a config.yml.
+
+    Raises:
+        SpinnerfError: there is none, or it was cut short.
+    """
+    folder = config_path.parent / config.relative_model_dir
+    steps = sorted(path for path in folder.glob("step-*.ckpt") if re.fullmatch(r"step-\d+", path.stem))
+    again = command("ns-train", config.method_name, data=data_of(config))
+    if not steps:
+        raise SpinnerfError(f"{folder}: no checkpoint (step-*.ckpt) is there; train again: {again}")
+    if not zipfile.is_zipfile(steps[-1]):
+        earlier = f"delete it, so that {steps[-2].name} is taken, or train again" if len(steps) > 1 else "train again"
+        raise SpinnerfError(f"{steps[-1]}: cut short or damaged ({steps[-1].stat().st_size} bytes); {earlier}: {again}")
+    return steps[-1]
+
+
+def restore(config: TrainerConfig, pipeline: Any) -> Path:
+    """Puts a run's checkpoint into its pipeline; the checkpoint.
+
+    Args:
+        config: of `load_run`.
+        pipeline: set up from it.
+
+    Raises:
+        SpinnerfError: the checkpoint is damaged, or of another kind.
+    """
+    from nerfstudio.utils.eval_utils import eval_load_checkpoint
+
+    pipeline.eval()
+    try:
+        return eval_load_checkpoint(config, pipeline)[0]
+    except SpinnerfError:
+        raise
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        path = config.load_dir / f"step-{config.load_step:09d}.ckpt"
+        what = " ".join(str(error).split())[:200]
+        again = command("ns-train", config.method_name, data=data_of(config))
+        raise SpinnerfError(f"{path}: cannot be read as a checkpoint ({what}); train again: {again}") from error
+
+
+def with_steps(config: TrainerConfig, steps: int) -> TrainerConfig:
+    """Another number of steps; whatever else is said in steps moves in proportion. In place.
+
+    These are: learning rates' schedules, mask rounds, the proposal networks' warm-up and annealing, and the first patches.
+
+    Raises:
+        SpinnerfError: less than one step.
+    """
+    check_steps(steps)
+    factor = steps / config.max_num_iterations
+    config.max_num_iterations = steps
+
+    def scaled(step: int, least: int = 1) -> int:
+        return max(least, round(step * factor))
+
+    for scheduler in {id(group["scheduler"]): group["scheduler"] for group in config.optimizers.values()}.values():
+        if getattr(scheduler, "max_steps", None):
+            scheduler.max_steps = scaled(scheduler.max_steps)
+    model, data, pipeline = config.pipeline.model, config.pipeline.datamanager, config.pipeline
+    for name in ("proposal_warmup", "proposal_weights_anneal_max_num_iters"):
+        if hasattr(model, name):
+            setattr(model, name, scaled(getattr(model, name)))
+    if hasattr(data, "patch_start_step"):
+        data.patch_start_step = scaled(data.patch_start_step, 0)
+    if hasattr(pipeline, "mask_round_steps"):
+        pipeline.mask_round_steps = tuple(dict.fromkeys(scaled(step) for step in pipeline.mask_round_steps))
+    return config
+
+
+def check_steps(steps: int | None, option: str = "steps") -> None:
+    """Raises SpinnerfError for a number of steps that is none; None is the method's own."""
+    if steps is not None and steps < 1:
+        raise SpinnerfError(
+            f"{option} {steps}: a number of training steps of at least 1 was expected; leave it out for the default"
+        )
 
 
 def apply(config: TrainerConfig, settings: Mapping[str, Any]) -> TrainerConfig:
@@ -127,10 +258,23 @@ def train(config: TrainerConfig, data: Path, output_dir: Path, name: str, key: M
 
 
 def find(folder: Path, digest: str) -> Path | None:
-    """The config.yml of the latest finished run below `folder` that was made from the key with this digest."""
+    """The config.yml of the latest finished run below `folder` that was made from the key with this digest.
+
+    One whose configuration or checkpoint is gone or damaged is passed over, and said.
+    """
     for file in sorted(folder.glob(f"*/{KEY_FILE}"), reverse=True):
-        if json.loads(file.read_text()).get("sha256") == digest and (file.parent / "config.yml").is_file():
-            return file.parent / "config.yml"
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))["sha256"]
+        except (OSError, ValueError, TypeError, KeyError):  # damaged: of an unknown key
+            continue
+        if found != digest:
+            continue
+        try:
+            find_checkpoint(file.parent / "config.yml", read_config(file.parent / "config.yml"))
+        except SpinnerfError as error:
+            say(f"Not used: {error}")
+            continue
+        return file.parent / "config.yml"
     return None
 
 

@@ -22,10 +22,11 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs `ns-spinnerf <command> ...`; an error that the user can mend is one line and exit status 1.
+    """Runs `ns-spinnerf <command> ...`; an error that the user can mend is one line and exit status 1, Ctrl-C one and 130.
 
-    So is a reader of its output that has enough (`| head`), without the line.
+    A reader of its output that has enough (`| head`) ends it as well, without a line.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         try:
             _run(arguments)
@@ -34,10 +35,17 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit is not to fail again
         sys.exit(1)
+    except (Exception, KeyboardInterrupt) as error:
+        from spinnerf_ns.errors import last_line
+
+        said = last_line(error)
+        if said is None:
+            raise
+        print(f"ns-spinnerf {arguments[0]}: {said[0]}", file=sys.stderr)
+        sys.exit(said[1])
 
 
-def _run(arguments: list[str] | None) -> None:
-    arguments = sys.argv[1:] if arguments is None else arguments
+def _run(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return
@@ -50,18 +58,12 @@ def _run(arguments: list[str] | None) -> None:
     if name not in COMMANDS:
         print(f"ns-spinnerf: there is no command '{name}'; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
-    from spinnerf_ns.errors import SpinnerfError
-
     module, _, attribute = COMMANDS[name][0].partition(":")
     import tyro
 
     command = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
-    try:
-        words = getattr(command, "prepare_arguments", list)(arguments[1:])
-        tyro.cli(command, prog=f"ns-spinnerf {name}", description=COMMANDS[name][1], args=words).main()
-    except SpinnerfError as error:
-        print(f"ns-spinnerf {name}: {error}", file=sys.stderr)
-        sys.exit(1)
+    words = getattr(command, "prepare_arguments", list)(arguments[1:])
+    tyro.cli(command, prog=f"ns-spinnerf {name}", description=COMMANDS[name][1], args=words).main()
 
 
 def usage() -> str:

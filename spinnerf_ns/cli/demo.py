@@ -60,9 +60,11 @@ def run_demo(demo: Demo) -> dict[str, Any]:
     from spinnerf_ns.evaluation.baselines import from_scratch, masked_nerf, stock_models_without_download
     from spinnerf_ns.evaluation.truth.twin import TwinConfig, write_twin
     from spinnerf_ns.nerf.background_field import background_steps
-    from spinnerf_ns.runs import method_config, train
+    from spinnerf_ns.runs import check_steps, method_config, train, with_steps
     from spinnerf_ns.scene.workspace import Workspace
 
+    check_steps(demo.seg_steps, "--seg-steps")
+    check_steps(demo.inpaint_steps, "--inpaint-steps")
     prepare_folder(demo)
     seconds: dict[str, float] = {}
     scene_folder, runs = demo.output / "scene", demo.output / "runs"
@@ -80,7 +82,8 @@ def run_demo(demo: Demo) -> dict[str, Any]:
         CONSOLE.rule("3/6 masks that agree in 3-D")
         config = method_config("spinnerf-seg-lite")
         config.pipeline.export_on_completion = False
-        config.max_num_iterations = demo.seg_steps or config.max_num_iterations
+        if demo.seg_steps is not None:
+            with_steps(config, demo.seg_steps)
         seg = train(config, scene_folder, runs, "demo")
     with timed(seconds, "export"):
         CONSOLE.rule("4/6 photos and depth without the vase")
@@ -92,7 +95,8 @@ def run_demo(demo: Demo) -> dict[str, Any]:
     with timed(seconds, "train_inpaint"):
         CONSOLE.rule("5/6 the field without the vase")
         config = method_config("spinnerf-inpaint-lite")
-        config.max_num_iterations = demo.inpaint_steps or config.max_num_iterations
+        if demo.inpaint_steps is not None:
+            with_steps(config, demo.inpaint_steps)
         config.pipeline.model.perceptual_loss = "ssim"  # "auto" would download
         ours = train(config, removed, runs, "demo")
     with timed(seconds, "train_masked_nerf"):

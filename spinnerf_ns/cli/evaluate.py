@@ -17,6 +17,8 @@ class Evaluate:
 
     load_config: Path
     """The run's config.yml."""
+    data: Path | None = None
+    """Where the capture is now, if it was moved away from the run."""
     output: Path | None = None
     """Folder for evaluation.json and report.html. Default: evaluation/ beside the config.yml."""
     split: Literal["train", "val", "test"] = "test"
@@ -34,7 +36,7 @@ class Evaluate:
 
         from spinnerf_ns.evaluation.evaluate import evaluate_run, write_evaluation
 
-        evaluation = evaluate_run(self.load_config, self.split, self.labels, self.lpips_weights, self.fid_weights)
+        evaluation = evaluate_run(self.load_config, self.split, self.labels, self.lpips_weights, self.fid_weights, self.data)
         output = self.output if self.output is not None else self.load_config.parent / "evaluation"
         data, report = write_evaluation(evaluation, self.load_config, output)
         print_tables(evaluation)

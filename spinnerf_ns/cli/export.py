@@ -17,13 +17,16 @@ class Export:
 
     load_config: Path
     """The run's config.yml."""
+    data: Path | None = None
+    """Where the capture is now, if it was moved away from the run."""
     export: Annotated[ExportConfig, tyro.conf.arg(name="")] = field(default_factory=ExportConfig)
     """How photos and depth are cleaned."""
 
     def main(self) -> None:
         """Runs the export."""
+        from spinnerf_ns.hints import say
         from spinnerf_ns.pipelines import export_run, next_command
-        from spinnerf_ns.runs import read_config
+        from spinnerf_ns.runs import load_run
 
-        folder = export_run(self.load_config, self.export)
-        print(f"Object-free capture: {folder}\nNext: {next_command(read_config(self.load_config))}")
+        folder = export_run(self.load_config, self.export, self.data)
+        say(f"Object-free capture: {folder}\nNext: {next_command(load_run(self.load_config, self.data))}")

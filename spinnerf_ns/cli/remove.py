@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -37,67 +37,90 @@ class Remove:
 
     def main(self) -> None:
         """Runs all stages."""
+        from spinnerf_ns.hints import command, say
+
         config_path = remove(self)
-        print(f"The field without the object: {config_path}")
-        print(f"Look at it: ns-viewer --load-config {config_path}")
-        print(f"Render it:  ns-render dataset --load-config {config_path} --output-path renders --rendered-output-names rgb")
+        render = command("ns-render", "dataset", load_config=config_path, output_path="renders", rendered_output_names="rgb")
+        say(f"The field without the object: {config_path}")
+        say(f"Look at it: {command('ns-viewer', load_config=config_path)}")
+        say(f"Render it:  {render}")
 
 
 def remove(command: Remove) -> Path:
     """Runs all stages of a command; returns the inpainting run's config.yml."""
+    from spinnerf_ns.runs import check_steps
+    from spinnerf_ns.scene.workspace import Workspace
+
+    check_steps(command.seg_steps, "--seg-steps")
+    check_steps(command.inpaint_steps, "--inpaint-steps")
+    if command.export.inpainter != AUTO:
+        make_inpainter(command.export)  # what it needs and is not here is said now, not after the training
+    with Workspace.open(command.segment.data, command.segment.workspace).lock():
+        return _remove(command)
+
+
+def _remove(command: Remove) -> Path:
     from nerfstudio.utils.rich_utils import CONSOLE
 
-    from spinnerf_ns.runs import apply, method_config, train
+    from spinnerf_ns.runs import apply, method_config, train, with_steps
+    from spinnerf_ns.scene.capture import load_capture
+    from spinnerf_ns.scene.manifest import version_of
+    from spinnerf_ns.scene.removed import TRANSFORMS
     from spinnerf_ns.scene.workspace import Workspace
 
     suffix = "-lite" if command.lite else ""
-    if command.export.inpainter != AUTO:
-        make_inpainter(command.export)  # what it needs and is not here is said now, not after the training
     CONSOLE.rule("1/4 masks in every photo")
     command.segment.main()
     workspace = Workspace.open(command.segment.data, command.segment.workspace)
+    cameras = load_capture(command.segment.data).digest
     masks = sorted(workspace.masks_2d.rglob("*.png"))
 
     CONSOLE.rule("2/4 masks that agree in 3-D")
     config = method_config(f"spinnerf-seg{suffix}")
     apply(config, {"pipeline.datamanager.workspace": workspace.root, "pipeline.export_on_completion": False})
-    if command.seg_steps:
-        config.max_num_iterations = command.seg_steps
-    key = {"method": config.method_name, "steps": config.max_num_iterations, "masks": content_hash(masks)}
-    seg = train(config, command.segment.data, workspace.root / "runs", "remove", key)
+    if command.seg_steps is not None:
+        with_steps(config, command.seg_steps)
+
+    def key(**made_from: object) -> dict[str, object]:
+        method = {"method": config.method_name, "version": version_of(config.method_name), "steps": config.max_num_iterations}
+        return {**method, "capture": cameras, "object_free": sorted(workspace.object_free), **made_from}
+
+    inputs = key(masks=content_hash(masks, workspace.masks_2d))
+    seg = train(config, command.segment.data, workspace.root / "runs", "remove", inputs)
 
     CONSOLE.rule("3/4 photos and depth without the object")
     from spinnerf_ns.pipelines import export_run
+    from spinnerf_ns.removal.config import BACKGROUND
 
     command.export.overwrite |= command.segment.overwrite
     removed = export_run(seg.config_path, command.export)
 
     CONSOLE.rule("4/4 the field without the object")
     config = method_config(f"spinnerf-inpaint{suffix}")
-    if command.inpaint_steps:
-        config.max_num_iterations = command.inpaint_steps
-    files = [removed / "transforms.json", *sorted((removed / "images").rglob("*.png"))]
-    key = {
-        "method": config.method_name,
-        "steps": config.max_num_iterations,
-        "removed": content_hash(files),
-        "export": asdict(command.export),
-    }
-    return train(config, removed, workspace.root / "runs", "remove", key).config_path
+    if command.inpaint_steps is not None:
+        with_steps(config, command.inpaint_steps)
+    # What the export was told is in what it wrote; how it was told (--overwrite) is nobody's concern.
+    files = [path for path in sorted(removed.rglob("*")) if path.suffix in (".png", ".npy", ".ply")] + [removed / TRANSFORMS]
+    field = workspace.root / BACKGROUND / "field.pt"
+    start = content_hash([field], field.parent) if field.is_file() else None
+    return train(
+        config, removed, workspace.root / "runs", "remove", key(removed=content_hash(files, removed), start=start)
+    ).config_path
 
 
-def content_hash(files: list[Path]) -> str:
-    """One sha256 over names and contents of files.
+def content_hash(files: list[Path], folder: Path) -> str:
+    """One sha256 over contents of files and their names below a folder.
 
     Raises:
         SpinnerfError: there are none.
     """
     import hashlib
 
+    from spinnerf_ns.files import sha256_of
+
     if not files:
-        raise SpinnerfError("a stage left no files; run the same command again with --overwrite")
+        raise SpinnerfError(f"{folder}: a stage left no files there; run the same command again with --overwrite")
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.name.encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        digest.update(f"{file.relative_to(folder).as_posix()} {sha256_of(file)}\n".encode())
     return digest.hexdigest()

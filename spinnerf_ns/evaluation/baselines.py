@@ -26,7 +26,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from spinnerf_ns.nerf.background_field import LAST_RATE, RATE
 from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY, CachedLpips, accelerate_nerfacto
 from spinnerf_ns.nerf.data.inpaint_data import SpinnerfInpaintDataManager, SpinnerfInpaintDataManagerConfig
-from spinnerf_ns.runs import apply, method_config, read_config
+from spinnerf_ns.runs import apply, load_run, method_config, restore, with_steps
 from spinnerf_ns.scene.removed import TRANSFORMS_MASKED
 
 SHARED_MODEL_SETTINGS = (
@@ -159,20 +159,6 @@ METHODS = {
 """By name, in the order shown."""
 
 
-def with_steps(config: TrainerConfig, steps: int) -> TrainerConfig:
-    """Another number of steps; what is said in steps (rates, first patches, mask rounds) moves in proportion. In place."""
-    factor = steps / config.max_num_iterations
-    config.max_num_iterations = steps
-    for scheduler in {id(group["scheduler"]): group["scheduler"] for group in config.optimizers.values()}.values():
-        scheduler.max_steps = max(1, round(scheduler.max_steps * factor))
-    data = config.pipeline.datamanager
-    if hasattr(data, "patch_start_step"):
-        data.patch_start_step = round(data.patch_start_step * factor)
-    if hasattr(config.pipeline, "mask_round_steps"):
-        config.pipeline.mask_round_steps = tuple(round(step * factor) for step in config.pipeline.mask_round_steps)
-    return config
-
-
 def from_scratch(ours: TrainerConfig, before: int) -> TrainerConfig:
     """What a method is given that does not start from the export's field of what stays.
 
@@ -181,6 +167,8 @@ def from_scratch(ours: TrainerConfig, before: int) -> TrainerConfig:
         before: steps of that field: ours has had them, so the others get them too, at that field's learning rates.
     """
     config = with_steps(deepcopy(ours), ours.max_num_iterations + before)
+    for name in ("proposal_warmup", "proposal_weights_anneal_max_num_iters"):  # a start from scratch needs no longer one for it
+        setattr(config.pipeline.model, name, getattr(ours.pipeline.model, name))
     config.pipeline.start_from_background = False
     for group in config.optimizers.values():
         group["optimizer"].lr, group["scheduler"].lr_final = RATE, LAST_RATE
@@ -207,15 +195,19 @@ def stock_models_without_download() -> Iterator[None]:
         yield
 
 
-def load_pipeline(config_path: Path) -> Any:
-    """A finished run's pipeline on the test split, ours or a baseline's, in evaluation mode."""
-    from nerfstudio.utils.eval_utils import eval_load_checkpoint
+def load_pipeline(config_path: Path, data: Path | None = None) -> Any:
+    """A finished run's pipeline on the test split, ours or a baseline's, in evaluation mode.
 
+    Args:
+        config_path: its config.yml.
+        data: as `runs.load_run`.
+
+    Raises:
+        SpinnerfError: as `runs.load_run`.
+    """
     # eval_setup would give stock nerfacto its registered data manager's class in place of the one that the run used.
-    config = read_config(config_path)
-    config.load_dir = config.get_checkpoint_dir()
+    config = load_run(config_path, data, "evaluate")
     with stock_models_without_download():
         pipeline: VanillaPipeline = config.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test")
-    pipeline.eval()
-    eval_load_checkpoint(config, pipeline)
+    restore(config, pipeline)
     return pipeline

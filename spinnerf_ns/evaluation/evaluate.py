@@ -69,7 +69,7 @@ class _Scene:
         exported = (folder / "object_masks").is_dir() and (folder / TRANSFORMS_MASKED).is_file()
         self.removed = folder if exported else None
         root = folder.parent if exported else getattr(pipeline.datamanager.config, "workspace", None)
-        self.workspace = Workspace.open(folder.parent.parent if exported else folder, root)
+        self.workspace = Workspace.at(folder.parent) if exported else Workspace.open(folder, root)
         self.labels = labels
         self.original: Capture = self.capture
         if self.removed is not None:
@@ -110,6 +110,7 @@ def evaluate_run(
     labels: Path | None = None,
     lpips_weights: Sequence[Path] = (),
     fid_weights: Path | None = None,
+    data: Path | None = None,
 ) -> Evaluation:
     """Measures a finished run.
 
@@ -118,6 +119,7 @@ def evaluate_run(
         split: train, val or test.
         labels: folder of true object masks (<photo>.png), in place of the scene's own (`scene.labels`).
         lpips_weights, fid_weights: as `measure.load_networks`.
+        data: as `runs.load_run`.
 
     Returns:
         The figures. A segmentation run has only those of masks.
@@ -129,7 +131,7 @@ def evaluate_run(
     if labels is not None and not labels.is_dir():
         raise SpinnerfError(f"{labels}: no such folder; --labels wants a folder of object masks called like the photos")
     start = time.monotonic()
-    pipeline = load_pipeline(config_path)
+    pipeline = load_pipeline(config_path, data)
     scene = _Scene(pipeline, labels)
     views = scene.capture.split(split)
     if not views:

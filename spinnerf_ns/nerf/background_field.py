@@ -7,6 +7,7 @@ wall. The export takes its depth to carry colours from photo to photo, and the i
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -28,6 +29,7 @@ from spinnerf_ns.nerf.base_model import SpinnerfModel, SpinnerfModelConfig
 from spinnerf_ns.nerf.data.datamanager import SpinnerfDataManager
 from spinnerf_ns.scene.frames import same_frame
 from spinnerf_ns.scene.hull import VisualHull
+from spinnerf_ns.scene.workspace import Workspace
 
 MOST_STEPS = 3000
 """Steps beyond which the field shows no more of the background."""
@@ -177,12 +179,19 @@ class BackgroundField:
         """Reads it.
 
         Raises:
-            SpinnerfError: it was written by a version that took another frame for the world's.
+            SpinnerfError: it was cut short, is none, or was written by a version that took another frame for the world's.
         """
-        kept = torch.load(path, map_location="cpu", weights_only=True)
-        if kept.keys() != cls.__dataclass_fields__.keys():
-            raise SpinnerfError(f"{path}: written by an earlier version; export again: {EXPORT_AGAIN}")
-        return cls(**kept)
+        again = Workspace.at(path.parents[1]).export_command(overwrite=True)
+        try:
+            kept = torch.load(path, map_location="cpu", weights_only=True)
+            if kept.keys() != cls.__dataclass_fields__.keys():
+                raise SpinnerfError(f"{path}: written by an earlier version; export again: {again}")
+            return cls(**kept)
+        except SpinnerfError:
+            raise
+        except (RuntimeError, EOFError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+            what = " ".join(str(error).split())[:100]
+            raise SpinnerfError(f"{path}: cannot be read as a field ({what}); export again: {again}") from error
 
     def start(self, model: nn.Module, world_to_training: npt.NDArray[np.float64]) -> str | None:
         """Puts its parameters into a model.

@@ -46,6 +46,7 @@ from spinnerf_ns.scene.points import SparsePoints, read_points, write_ply
 from spinnerf_ns.scene.removed_points import CleanPhoto, removed_points
 from spinnerf_ns.scene.source import MEASURED_POINTS, SPLITS, read_transforms
 from spinnerf_ns.scene.view import View
+from spinnerf_ns.scene.workspace import Workspace
 
 TRANSFORMS = "transforms.json"
 TRANSFORMS_MASKED = "transforms_masked.json"
@@ -241,20 +242,22 @@ def read_removed(folder: Path | str) -> dict[str, RemovedFiles]:
     if not (folder / TRANSFORMS).is_file() or not (folder / FILES["object_mask"][0]).is_dir():
         raise SpinnerfError(
             f"{folder}: no object-free capture (transforms.json or object_masks is missing); make it: "
-            "ns-spinnerf export --load-config CONFIG"
+            f"{Workspace.at(folder.parent).export_command()}"
         )
     photos = []
     for frame in read_transforms(folder / TRANSFORMS)["frames"]:
         path = Path(frame["file_path"])
         if path.parts[:1] != (FILES["image"][0],):
-            raise SpinnerfError(f"{folder / TRANSFORMS}: {path} does not lie in images/; export again: ns-spinnerf export")
+            raise SpinnerfError(
+                f"{folder / TRANSFORMS}: {path} does not lie in images/; export again: {Workspace.at(folder.parent).export_command(overwrite=True)}"
+            )
         photos.append(path.relative_to(path.parts[0]).as_posix()[: -len(path.suffix)])
     result = {}
     for photo in sorted(photos):
         files = RemovedFiles(**{kind: folder / sub / f"{photo}{suffix}" for kind, (sub, suffix) in FILES.items()})
         missing = [path for path in vars(files).values() if not path.is_file()]
         if missing:
-            raise SpinnerfError(f"{missing[0]}: missing; export again: ns-spinnerf export --load-config CONFIG --overwrite")
+            raise SpinnerfError(f"{missing[0]}: missing; export again: {Workspace.at(folder.parent).export_command()}")
         result[photo] = files
     return result
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.hints import WORKSPACE_FOLDER
+from spinnerf_ns.hints import WORKSPACE_FOLDER, command
 from spinnerf_ns.scene.lock import WorkspaceLock, cannot_write
 from spinnerf_ns.scene.manifest import ManifestFile, describe_scene, find_scene, is_records
 from spinnerf_ns.scene.stage import Stage
@@ -160,6 +160,13 @@ class Workspace:
         records = self.manifest["stages"].get(stage, {}).get("records")
         return records if is_records(records) else {}
 
+    def export_command(self, overwrite: bool = False) -> str:
+        """The command that makes the last export again, of the run that the manifest knows it from."""
+        inputs = self.manifest["stages"].get("render", {}).get("inputs")
+        checkpoint = next((name for name in inputs if name.endswith(".ckpt")), None) if isinstance(inputs, dict) else None
+        config = "CONFIG" if checkpoint is None else self.absolute(checkpoint).parents[1] / "config.yml"
+        return command("ns-spinnerf", "export", load_config=config, overwrite=overwrite)
+
     # ---------------------------------------------------------------------------------------------------------- stages
     def stage(
         self,
@@ -192,3 +199,9 @@ class Workspace:
         if absolute.startswith(root + os.sep):
             return (Path(WORKSPACE_FOLDER) / os.path.relpath(absolute, root)).as_posix()
         return Path(os.path.relpath(absolute, scene) if absolute.startswith(scene + os.sep) else absolute).as_posix()
+
+    def absolute(self, name: str) -> Path:
+        """The file that the manifest names so."""
+        if name.startswith(f"{WORKSPACE_FOLDER}/"):
+            return self.root / name.removeprefix(f"{WORKSPACE_FOLDER}/")
+        return Path(os.path.abspath(self.scene)) / name

@@ -17,7 +17,7 @@ import yaml
 from nerfstudio.engine.trainer import TrainerConfig
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.evaluation.baselines import METHODS, from_scratch, load_pipeline, stock_models_without_download, with_steps
+from spinnerf_ns.evaluation.baselines import METHODS, from_scratch, load_pipeline, stock_models_without_download
 from spinnerf_ns.evaluation.matrix.benchmark import (
     BenchmarkConfig,
     Paths,
@@ -40,7 +40,7 @@ from spinnerf_ns.files import atomic_path, load_object_mask, write_png
 from spinnerf_ns.nerf.background_field import background_steps
 from spinnerf_ns.removal.config import ExportConfig
 from spinnerf_ns.removal.export import export_removed, layers_path
-from spinnerf_ns.runs import Run, apply, method_config, train
+from spinnerf_ns.runs import Run, apply, method_config, train, with_steps
 from spinnerf_ns.scene.labels import LABEL_FOLDERS
 from spinnerf_ns.scene.workspace import Workspace
 

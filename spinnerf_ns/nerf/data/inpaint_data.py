@@ -15,11 +15,14 @@ from torch import Tensor
 from spinnerf_ns.conventions import resize_depth, resize_mask
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_depth, load_object_mask
+from spinnerf_ns.hints import WORKSPACE_FOLDER, command, say
 from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY
 from spinnerf_ns.nerf.data.datamanager import SpinnerfDataManager, SpinnerfDataManagerConfig
 from spinnerf_ns.nerf.data.pixel_samplers import RayLayout, sample_list, sample_patches, sample_usable
 from spinnerf_ns.scene.camera_path import most_unseen_near_middle
+from spinnerf_ns.scene.outputs import is_readable
 from spinnerf_ns.scene.points import SparsePoints
+from spinnerf_ns.scene.removed import TRANSFORMS
 from spinnerf_ns.scene.workspace import Workspace
 from spinnerf_ns.stereo.points import points_of
 
@@ -56,6 +59,7 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
     """
 
     config: SpinnerfInpaintDataManagerConfig
+    _misses_labels = False
 
     def __init__(self, config: SpinnerfInpaintDataManagerConfig, *args: Any, **kwargs: Any) -> None:
         if config.data is not None:
@@ -68,8 +72,7 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
     def workspace(self) -> Workspace:
         """The workspace that the exported dataset lies in."""
         if self._workspace is None:
-            folder = self.removed_folder.parent
-            self._workspace = Workspace.open(folder.parent, folder)
+            self._workspace = Workspace.at(self.removed_folder.parent)
         return self._workspace
 
     @property
@@ -100,9 +103,15 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         file = self.removed[photo].object_mask if photo in self.removed else None
         object_free = photo in self.workspace.object_free
         if object_free:
-            from spinnerf_ns.scene.labels import label_path
+            from spinnerf_ns.scene.labels import LABEL_FOLDERS, label_path
 
             file = label_path(self.workspace.scene, photo)
+            if file is None and not self._misses_labels:
+                self._misses_labels = True
+                say(
+                    f"No true object masks of object-free photos below {self.workspace.scene} ({', '.join(LABEL_FOLDERS)}): "
+                    "figures of the object's region (psnr_mask and others) are left out"
+                )
         if file is None:
             object_mask = torch.zeros(*shape, 1, dtype=torch.bool)
         else:
@@ -149,7 +158,7 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
             if files is None:
                 raise SpinnerfError(
                     f"{self.removed_folder}: the export has no files for the training photo '{photo}'; "
-                    "export again: ns-spinnerf export --load-config CONFIG --overwrite"
+                    f"export again: {self.workspace.export_command(overwrite=True)}"
                 )
             object_mask = resize_mask(load_object_mask(files.object_mask), shape)
             hole = object_mask
@@ -172,7 +181,7 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         if len(self.region_pixels) == 0:
             raise SpinnerfError(
                 f"{self.removed_folder}: the removed region is empty in every training photo; look at the masks in "
-                f"{self.workspace.masks_3d} and export again: ns-spinnerf export --load-config CONFIG --overwrite"
+                f"{self.workspace.masks_3d} and export again: {self.workspace.export_command(overwrite=True)}"
             )
         outside = ~torch.cat(region_masks)
         self._valid = pool.usable  # the capture's own masks
@@ -242,16 +251,23 @@ def find_removed(data: Path, workspace: Path | None = None) -> Path:
     """The exported dataset for what the user gave as --data: the export itself, a .json file in it, or the scene.
 
     Raises:
-        SpinnerfError: there is no export.
+        SpinnerfError: there is no export, or its transforms.json is damaged.
     """
     folder = data.parent if data.suffix == ".json" else data
+    inside = (workspace if workspace is not None else folder / WORKSPACE_FOLDER) / "removed"
     if (folder / "object_masks").is_dir():
-        return data
-    inside = (workspace if workspace is not None else folder / "spinnerf") / "removed"
-    if (inside / "transforms.json").is_file():
-        CONSOLE.print(f"[yellow]Training on the object-free capture in {inside}")
-        return inside
-    raise SpinnerfError(
-        f"{data}: no object-free capture here nor in {inside} (transforms.json is missing); make it with: "
-        f"ns-train spinnerf-seg --data {data}, or ns-spinnerf export --load-config CONFIG"
-    )
+        found = data
+    elif (inside / TRANSFORMS).exists():
+        say(f"Training on the object-free capture in {inside}")
+        found = inside
+    else:
+        train = command("ns-train", "spinnerf-seg", data=data, workspace=workspace)
+        raise SpinnerfError(
+            f"{data}: no object-free capture here nor in {inside} ({TRANSFORMS} is missing); make it with: {train}, or of a run "
+            "that was trained before: ns-spinnerf export --load-config CONFIG"
+        )
+    file = found if found.suffix == ".json" else found / TRANSFORMS
+    if not file.is_file() or not is_readable(file):
+        again = Workspace.at(file.parent.parent).export_command()
+        raise SpinnerfError(f"{file}: {'damaged' if file.is_file() else 'missing'}; make it again: {again}")
+    return found

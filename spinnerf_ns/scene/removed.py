@@ -248,9 +248,8 @@ def read_removed(folder: Path | str) -> dict[str, RemovedFiles]:
     for frame in read_transforms(folder / TRANSFORMS)["frames"]:
         path = Path(frame["file_path"])
         if path.parts[:1] != (FILES["image"][0],):
-            raise SpinnerfError(
-                f"{folder / TRANSFORMS}: {path} does not lie in images/; export again: {Workspace.at(folder.parent).export_command(overwrite=True)}"
-            )
+            again = Workspace.at(folder.parent).export_command(overwrite=True)
+            raise SpinnerfError(f"{folder / TRANSFORMS}: {path} does not lie in images/; export again: {again}")
         photos.append(path.relative_to(path.parts[0]).as_posix()[: -len(path.suffix)])
     result = {}
     for photo in sorted(photos):

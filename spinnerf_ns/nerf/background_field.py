@@ -37,7 +37,6 @@ RATE, LAST_RATE = 1e-2, 1e-3
 """Learning rate at the first and the last step, as in the other stages; it falls exponentially."""
 SEED = 0
 """Of the field's first values and of its rays."""
-EXPORT_AGAIN = "ns-spinnerf export --load-config CONFIG --overwrite"
 PARTS = ("field", "proposal_networks")
 """What is kept of the model."""
 

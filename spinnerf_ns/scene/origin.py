@@ -50,7 +50,7 @@ class Origin:
             SpinnerfError: an input is missing.
         """
         settings = json.loads(json.dumps(parameters, default=plain, sort_keys=True))
-        digest = None if capture is None else getattr(capture, "digest", None)
+        digest = None if capture is None else capture.digest
         return cls(settings, hash_files(inputs, workspace), digest, version_of(stage))
 
     @property

@@ -97,6 +97,17 @@ def photo_orientation(path: Path | str) -> int:
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
+def as_stored(picture: npt.NDArray, orientation: int) -> npt.NDArray:
+    """A picture (H, W, ...) as viewers show it, turned back to the stored pixels of a photo with this EXIF orientation."""
+    if orientation >= 5:
+        picture = np.swapaxes(picture, 0, 1)
+    if orientation in (3, 4, 6, 7):
+        picture = picture[::-1]
+    if orientation in (2, 3, 7, 8):
+        picture = picture[:, ::-1]
+    return np.ascontiguousarray(picture)
+
+
 def has_alpha(path: Path | str) -> bool:
     """Whether a picture may have transparent pixels, from its head alone; False where there is no picture."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,8 @@ class Pointing:
     """Options of the detector of words, NAME=VALUE: model, checkpoint, device, least_score."""
     masks: Path | None = None
     """A folder of ready masks of some photos or all, called like the photos (<photo>.png), in place of --view."""
+    mask_id: str | None = None
+    """Which id is meant where masks are id maps: 2, or 0xff0000 of a coloured one."""
     segmenter: str = "auto"
     """Makes the photo's mask from points and box. auto: sam if it is installed and its weights can be had, else grabcut."""
     segmenter_options: tuple[str, ...] = ()
@@ -65,7 +67,7 @@ class Pointing:
     workspace: Path | None = None
     """Where to write. Default: <data>/spinnerf."""
     allow_large_mask: bool = False
-    """Accept a mask that covers more than half of its photo."""
+    """Take masks as they are: white is the object, even where it runs along most of the photo's border."""
     overwrite: bool = False
     """Replace masks that were made from another prompt or with other settings."""
 
@@ -95,7 +97,10 @@ class Pointing:
             request, lines = in_used_pixels(capture, request)
             for line in lines:
                 say(line)
-        segment_capture(capture, workspace, request, segmenter, tracker, self.overwrite, self.allow_large_mask, self.objects)
+        segment_capture(
+            capture, workspace, request, segmenter, tracker, self.overwrite, self.allow_large_mask, self.objects,
+            mask_id=self.chosen_id(),
+        )  # fmt: skip
         count, lost = len(workspace.records(STAGE)), lost_photos(workspace)
         text = f"{workspace.masks_2d}: {count - len(lost)} masks"
         if (workspace.root / PREVIEW).is_dir():
@@ -151,6 +156,21 @@ class Pointing:
         ask = (lambda question: input(f"{question} ")) if sys.stdin.isatty() and sys.stdout.isatty() else None
         return text_prompts(capture, workspace, self.text, self.view, self.text_pick, detector, ask, self.overwrite)
 
+    def chosen_id(self) -> int | None:
+        """Which id of id maps is meant.
+
+        Raises:
+            SpinnerfError: it is no number, or there is no mask that it could be of.
+        """
+        if self.mask_id is None:
+            return None
+        if self.masks is None and self.mask is None and not any('"mask"' in group for group in self.prompts):
+            raise SpinnerfError("--mask-id was given, but no mask; add --mask FILE or --masks FOLDER")
+        try:
+            return int(self.mask_id, 0)
+        except ValueError as error:
+            raise SpinnerfError(f"--mask-id {self.mask_id}: expected a number, such as 2 or 0xff0000") from error
+
     def request(self) -> list[Prompt] | Path | None:
         """What was asked for: prompts in pixels of original photos, a folder of masks, or None (what prompts.json says, or words).
 
@@ -175,13 +195,16 @@ class Pointing:
                 groups = [dict(json.loads(group)) for group in self.prompts]
             except (ValueError, TypeError) as error:
                 raise SpinnerfError(f'--prompts {self.prompts[0]}: expected JSON like {{"view": "a", ...}} ({error})') from error
-            return [_prompt(group) for group in groups]
+            return [self._with_id(_prompt(group)) for group in groups]
         if self.view is None:
             if pointed:
                 raise SpinnerfError(f"{pointed[0]} was given, but not in which photo; add --view PHOTO")
             return None
         group = {"view": self.view, "object": self.object, "points": self.points, "box": self.box, "mask": self.mask}
-        return [_prompt({**group, "brush": self.brush})]
+        return [self._with_id(_prompt({**group, "brush": self.brush}))]
+
+    def _with_id(self, prompt: Prompt) -> Prompt:
+        return prompt if prompt.mask_path is None else replace(prompt, mask_id=self.chosen_id())
 
 
 @dataclass

@@ -54,6 +54,8 @@ class Prompt:
     """The words that the box was found by, if it was."""
     brush: tuple[Stroke, ...] = ()
     """Strokes, in the order in which they were drawn; the last word on the pixels that they cover."""
+    mask_id: int | None = None
+    """Which id of the mask is meant, where it is an id map."""
     size: tuple[int, int] | None = None
     """(width, height) of the photo whose pixels all of this is in; None: the photo that is used."""
 

@@ -72,12 +72,13 @@ def prompt_to_json(prompt: Prompt, folder: Path) -> dict[str, Any]:
         "labels": list(prompt.labels),
         "box": prompt.box and list(prompt.box),
         "mask": mask and Path(os.path.relpath(mask, folder)).as_posix(),
+        "mask_id": prompt.mask_id,
         "brush": [
             {"radius": one.radius, "label": one.label, "points": [list(point) for point in one.points]} for one in prompt.brush
         ],
         "text": prompt.text,
     }
-    return {name: value for name, value in entry.items() if value}
+    return {name: value for name, value in entry.items() if value or (name == "mask_id" and value is not None)}
 
 
 def prompt_from_json(entry: dict[str, Any], photo: str, name: str, folder: Path) -> Prompt:
@@ -95,6 +96,7 @@ def prompt_from_json(entry: dict[str, Any], photo: str, name: str, folder: Path)
         labels=tuple(int(label) for label in entry.get("labels", ())),
         box=None if box is None else (float(box[0]), float(box[1]), float(box[2]), float(box[3])),
         mask_path=None if mask is None else Path(os.path.normpath(folder / mask)),
+        mask_id=None if entry.get("mask_id") is None else int(entry["mask_id"]),
         object=name,
         text=entry.get("text"),
         brush=tuple(Stroke(_places(one["points"]), float(one["radius"]), int(one["label"])) for one in entry.get("brush", ())),

@@ -55,6 +55,7 @@ def segment_capture(
     allow_large_mask: bool = False,
     objects: Sequence[str] = (),
     made: tuple[ObjectMasks, Tracked] | None = None,
+    mask_id: int | None = None,
 ) -> Workspace:
     """Makes an object mask for every photo that shows the object.
 
@@ -66,10 +67,11 @@ def segment_capture(
         segmenter: name, "auto" or instance; makes masks of prompts that are not ready masks.
         tracker: name, "auto" or instance; makes the masks of the other photos.
         overwrite: whether masks made otherwise are replaced.
-        allow_large_mask: whether a mask may cover more than half of its photo.
+        allow_large_mask: whether masks are taken as they are: white is the object, even along most of the photo's border.
         objects: names of those that are to be removed; none: all.
         made: the masks of the prompts, and all masks, where they were made before, from the same prompts and with the same
             backends (by the page).
+        mask_id: which id is meant of a folder of id maps.
 
     Returns:
         The workspace.
@@ -103,6 +105,7 @@ def segment_capture(
         "tracker": _described(tracker),
         "object_free": sorted(workspace.object_free),
         "allow_large_mask": allow_large_mask,
+        **({} if mask_id is None else {"mask_id": mask_id}),
     }
     inputs = list(dict.fromkeys([*(view.path for view in views), *files]))
     # Both are asked for an overwrite before either writes.
@@ -112,7 +115,7 @@ def segment_capture(
     with workspace.stage(TRACK_STAGE, parameters, inputs, [workspace.prompts_path, folder], overwrite, capture) as stage:
         if not stage.fresh:
             if made is None:
-                sources = source_masks(capture, prompts, ready, segmenter, allow_large_mask)
+                sources = source_masks(capture, prompts, ready, segmenter, allow_large_mask, mask_id)
                 tracked = track_with_bar(views, sources, tracker)
             else:
                 sources, tracked = made
@@ -234,6 +237,8 @@ def _prompt_key(prompt: Prompt) -> dict[str, Any]:
     """What the masks depend on: not the words. A mask by its name, to tell which is whose: its contents are an input."""
     key = {**dataclasses.asdict(prompt), "mask_path": prompt.mask_path and prompt.mask_path.name}
     del key["text"], key["size"]
+    if prompt.mask_id is None:
+        del key["mask_id"]  # as before there was one
     return key
 
 

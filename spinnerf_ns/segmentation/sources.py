@@ -14,6 +14,7 @@ import numpy as np
 from spinnerf_ns.conventions import BoolMask, Image
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_object_mask
+from spinnerf_ns.segmentation.given import BACKGROUND_BORDER, border_share, read_given
 from spinnerf_ns.segmentation.painting import paint
 from spinnerf_ns.segmentation.prompts import DEFAULT_OBJECT, OBJECT_LABEL, Prompt, Segmenter
 from spinnerf_ns.segmentation.prompts_file import load_prompts
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from spinnerf_ns.scene.workspace import Workspace
 
 LARGEST_PART = 0.5
-"""A mask that covers more of its photo than this is suspected of the wrong polarity."""
+"""A mask that covers more of its photo than this is worth a second look."""
 
 MASK_WORDS = "masks?|seg|segmentation|matte|alpha|object"
 PREFIX, SUFFIX = re.compile(rf"(?:{MASK_WORDS})[_\-. ](.+)", re.I), re.compile(rf"(.+?)[_\-. ](?:{MASK_WORDS})", re.I)
@@ -144,23 +145,23 @@ def check_mask(object_mask: BoolMask, what: str, allow_large_mask: bool, mend: s
     Args:
         object_mask: (H, W).
         what: its name in the message.
-        allow_large_mask: whether it may cover more than half of the photo.
+        allow_large_mask: whether it may run along most of the photo's border.
         mend: what to do about it.
 
     Raises:
-        SpinnerfError: it is empty or too large.
+        SpinnerfError: it is empty, or the background's.
     """
     if not object_mask.any():
         raise SpinnerfError(f"{what}: the mask is empty, expected some pixels of the object; {mend}")
-    part = float(object_mask.mean())
-    if part > LARGEST_PART and not allow_large_mask:
+    share = border_share(object_mask)
+    if share > BACKGROUND_BORDER and not allow_large_mask:
         raise SpinnerfError(
-            f"{what}: the mask covers {part:.0%} of the photo, expected less than half (object is white, the rest black); "
+            f"{what}: the mask runs along {share:.0%} of the photo's border, so it is the background's and not the object's; "
             f"{mend}, or allow it with --allow-large-mask"
         )
 
 
-def prompt_mask(image: Image, prompt: Prompt, segmenter: Segmenter | None) -> BoolMask:
+def prompt_mask(image: Image, prompt: Prompt, segmenter: Segmenter | None, ready: BoolMask | None = None) -> BoolMask:
     """The mask that a prompt means.
 
     Points and box go to the segmenter, a ready mask is taken as it is. Points beside a ready mask correct it where they are:
@@ -170,6 +171,7 @@ def prompt_mask(image: Image, prompt: Prompt, segmenter: Segmenter | None) -> Bo
         image: (H, W, 3) uint8 RGB.
         prompt: in pixels of the image; checked.
         segmenter: not asked, and not needed, where there are neither points nor a box.
+        ready: (H, W) the prompt's ready mask, where it has been read before.
 
     Returns:
         (H, W) bool; may be empty.
@@ -178,7 +180,10 @@ def prompt_mask(image: Image, prompt: Prompt, segmenter: Segmenter | None) -> Bo
         SpinnerfError: the ready mask is missing or of another size.
     """
     shape = image.shape[:2]
-    found = np.zeros(shape, bool) if prompt.mask_path is None else load_object_mask(prompt.mask_path, shape)
+    if prompt.mask_path is None:
+        found = np.zeros(shape, bool)
+    else:
+        found = load_object_mask(prompt.mask_path, shape, prompt.mask_id) if ready is None else ready
     if not prompt.painted_only:
         if prompt.mask_path is None:
             if prompt.box is not None or OBJECT_LABEL in prompt.labels:  # else: all on the object is painted
@@ -212,29 +217,40 @@ def corrected(object_mask: BoolMask, proposal: BoolMask, prompt: Prompt) -> Bool
 
 
 def source_masks(
-    capture: Capture, prompts: Sequence[Prompt], ready: dict[str, Path], segmenter: Segmenter | None, allow_large_mask: bool
+    capture: Capture,
+    prompts: Sequence[Prompt],
+    ready: dict[str, Path],
+    segmenter: Segmenter | None,
+    allow_large_mask: bool,
+    mask_id: int | None = None,
 ) -> ObjectMasks:
     """The masks of all photos that somebody said something about. Ready masks of a folder are those of one object.
+
+    Args:
+        capture: its photos.
+        prompts: what was pointed at.
+        ready: photo -> its mask's file.
+        segmenter: makes masks of points and boxes.
+        allow_large_mask: whether masks are taken as they are, white for the object, whatever they look like.
+        mask_id: which id of a folder of id maps is meant.
 
     Raises:
         SpinnerfError: a mask is empty, of another size than its photo, or of suspicious polarity.
     """
     sources: ObjectMasks = {}
-    for photo, path in ready.items():
-        view = capture.view(photo)
-        object_mask = load_object_mask(path, (view.height, view.width))
-        if object_mask.any():  # one photo of many may miss the object
-            check_mask(object_mask, str(path), allow_large_mask, "if white is the background, invert it")
-        sources.setdefault(DEFAULT_OBJECT, {})[photo] = object_mask
+    if ready:
+        views = {photo: capture.view(photo) for photo in ready}
+        sources[DEFAULT_OBJECT] = read_given(ready, views, mask_id, allow_large_mask)  # some photos may miss the object
     if ready and not any(mask.any() for mask in sources[DEFAULT_OBJECT].values()):
         folder = next(iter(ready.values())).parent
         raise SpinnerfError(f"{folder}: all masks are empty; paint the object white in one or more")
     for prompt in prompts:
-        object_mask = prompt_mask(capture.view(prompt.view).read_image(), prompt, segmenter)
+        view, given = capture.view(prompt.view), None
+        if prompt.mask_path is not None:
+            given = read_given({view.photo: prompt.mask_path}, {view.photo: view}, prompt.mask_id, allow_large_mask)[view.photo]
+        object_mask = prompt_mask(view.read_image(), prompt, segmenter, given)
         if prompt.mask_path is not None:
             what, mend = str(prompt.mask_path), "paint the object white"
-            if object_mask.any():
-                mend = "if white is the background, invert it"
         else:
             what = f"photo '{prompt.view}', object '{prompt.object}'"
             if not prompt.painted_only:

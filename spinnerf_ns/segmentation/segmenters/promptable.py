@@ -108,7 +108,7 @@ class PromptableSegmenter(ABC):
         prompt.check(width, height)
         box, logits = prompt.box, None
         if prompt.mask_path is not None:
-            rough = load_object_mask(prompt.mask_path, (height, width))
+            rough = load_object_mask(prompt.mask_path, (height, width), prompt.mask_id)
             if not rough.any():
                 return rough
             box, logits = _box_of(rough), self._mask_to_logits(rough.astype(np.float32))

@@ -196,7 +196,7 @@ class _Run:
         if isinstance(said, Prompt):
             said.check(size[1], size[0])
             if said.mask_path is not None:
-                said = load_object_mask(said.mask_path, size)
+                said = load_object_mask(said.mask_path, size, said.mask_id)
         prompts: dict[str, Any] = {}
         given = None
         if isinstance(said, Prompt):

@@ -26,6 +26,9 @@ import torch
 OBJECT = 255
 """Value of an object's pixel in an object mask on disk."""
 
+OBSERVED, SEEN_ELSEWHERE, INVENTED = 0, 128, 255
+"""Where a clean photo's pixel comes from, in `removed/provenance/`: the photo itself, other photos, or nowhere."""
+
 DEPTH_UNIT_SCALE = 1e-3
 """World units per stored depth unit: nerfstudio's default `depth_unit_scale_factor`."""
 

@@ -44,6 +44,9 @@ class ExportConfig:
     by_surface: bool = True
     """Whether planes around the holes are looked for: depth near one is moved onto it, and what no photo shows is continued
     only from the surface that it lies on (opencv and patchmatch)."""
+    carry: bool = True
+    """Whether what no photo shows is completed in a few reference photos and carried by depth to all others; off: every photo
+    is completed on its own (the release)."""
     fill_from_views: bool = True
     """Whether masked pixels whose background other photos show are filled from there before anything is inpainted."""
     depth_tolerance: float = 0.01

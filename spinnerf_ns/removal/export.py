@@ -20,8 +20,9 @@ from spinnerf_ns.removal.background import background_depths
 from spinnerf_ns.removal.config import BACKGROUND, RIM, ExportConfig
 from spinnerf_ns.removal.inpainters import INPAINTERS
 from spinnerf_ns.removal.inpainters.choice import choose_inpainter
+from spinnerf_ns.removal.invention import Open, choose_references, completed, say_provenance
 from spinnerf_ns.removal.layers import ViewLayers
-from spinnerf_ns.removal.reference import choose_reference, read_mended, reference_candidates, with_mended
+from spinnerf_ns.removal.reference import choose_reference, read_mended, reference_candidates
 from spinnerf_ns.removal.surfaces.continuation import continued
 from spinnerf_ns.removal.surfaces.planes import fill_by_surface, find_planes, snapped, surface_labels
 from spinnerf_ns.removal.views.fill import Filled, fill_from_views
@@ -179,20 +180,27 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
             filled = _fill(layers, config, depth_path is background_path)
             reference = choose_reference(views, candidates, [each.unseen_mask for each in filled])
             mended = _mended(config, views, reference)
-            for index in track(unfinished, "Inpainting"):
-                layer, unseen = layers[index], filled[index].unseen_mask
-                z, surfaces = filled[index].z, None
-                if planes is not None:
-                    surfaces = labels[index]
-                    z = snapped(layer.view, z, layer.hole, planes, surfaces)
+            photos = []
+            for index, (layer, each) in enumerate(zip(layers, filled, strict=True)):
+                z = each.z if planes is None else snapped(layer.view, each.z, layer.hole, planes, labels[index])
                 z = _completed(layer, z, disparity_inpainter)
-                if index == reference and mended is not None:
-                    image = with_mended(filled[index].image, unseen, mended)
-                else:
-                    image = _inpainted(layer, filled[index], surfaces, inpainter)
-                writer.write(RemovedView(layer.view.photo, image, layer.hole, unseen, z))
-                areas = {"hole": int(layer.hole.sum()), "unseen": int(unseen.sum())}
-                stage.record(layer.view.photo, **areas, **({REFERENCE: True} if index == reference else {}))
+                photos.append(Open(layer.view, each.image, each.unseen_mask, z))
+
+            def draw(index: int, image: np.ndarray, to_fill: np.ndarray) -> np.ndarray:
+                return _drawn(layers[index], image, to_fill, None if planes is None else labels[index], inpainter)
+
+            references = []
+            if reference is not None:
+                if config.fill_from_views:
+                    say_provenance(photos, [layer.hole for layer in layers])
+                references = choose_references(photos, reference, draw, mended, config.carry)
+            for index in track(unfinished, "Inpainting"):
+                layer, photo = layers[index], photos[index]
+                done = completed(references, index, photo, draw, config.carry)
+                writer.write(RemovedView(layer.view.photo, done.image, layer.hole, photo.to_fill, done.z))
+                record = {"hole": int(layer.hole.sum()), "unseen": int(photo.to_fill.sum())}
+                record["carried"] = int((done.source > 0).sum())
+                stage.record(layer.view.photo, **record, **({REFERENCE: True} if index == reference else {}))
         writer.finish()
     return workspace.removed
 
@@ -276,11 +284,9 @@ def _snapped(layers: list[ViewLayers], planes: np.ndarray, labels: list[npt.NDAr
     return [replace(x, z_visible=snapped(x.view, x.z_visible, x.hole, planes, own)) for x, own in zip(layers, labels, strict=True)]
 
 
-def _inpainted(layer: ViewLayers, filled: Filled, labels: np.ndarray | None, inpainter: Any) -> np.ndarray:
-    """The photo with what is left of the hole inpainted."""
-    unseen, photo = filled.unseen_mask, layer.view.photo
-    if not unseen.any():
-        return filled.image
+def _drawn(layer: ViewLayers, image: np.ndarray, to_fill: np.ndarray, labels: np.ndarray | None, inpainter: Any) -> np.ndarray:
+    """The photo with `to_fill` inpainted."""
+    photo = layer.view.photo
 
     def fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         if layer.valid_mask is not None:
@@ -288,8 +294,8 @@ def _inpainted(layer: ViewLayers, filled: Filled, labels: np.ndarray | None, inp
         return inpainter.inpaint([image], [hole], [photo])[0]
 
     if labels is None or not getattr(inpainter, "by_surface", False):
-        return np.where(unseen[..., None], fill(filled.image, unseen), filled.image)
-    return fill_by_surface(fill, filled.image, unseen, labels)
+        return np.where(to_fill[..., None], fill(image, to_fill), image)
+    return fill_by_surface(fill, image, to_fill, labels)
 
 
 def depths_of(workspace: Workspace, config: ExportConfig) -> Callable[[Workspace, str], Path]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from spinnerf_ns.conventions import BoolMask, Image
 from spinnerf_ns.removal.disparity.membrane import span_membrane
@@ -135,6 +136,35 @@ def carried(references: Sequence[Reference], photo: Open) -> Invented:
             result.z[taken] = z[taken]
             result.source[taken] = place + 1
     return result
+
+
+def completed(references: Sequence[Reference], index: int, photo: Open, draw: Draw, carry: bool = True) -> Invented:
+    """A photo without open pixels: as a reference was completed, or carried from the references and the rest drawn.
+
+    Args:
+        references: from `choose_references`.
+        index: the photo's number.
+        photo: the photo.
+        draw: the 2-D inpainter.
+        carry: off: all is drawn.
+    """
+    for reference in references:
+        if reference.number == index:
+            return Invented(reference.image, reference.z, np.zeros(photo.to_fill.shape, np.uint8))
+    result = carried(references if carry else (), photo)
+    left = photo.to_fill & (result.source == 0)
+    if left.any():
+        result.image[left] = draw(index, result.image, left)[left]
+    return result
+
+
+def say_provenance(photos: Sequence[Open], regions: Sequence[BoolMask]) -> None:
+    """Says how much of what is removed other photos show, before anything is trained on it."""
+    region, unseen = sum(int(each.sum()) for each in regions), sum(int(photo.to_fill.sum()) for photo in photos)
+    if region:
+        share = round(100 * unseen / region)
+        text = f"Of what was removed, {100 - share} % is seen in other photos, {share} % is seen in none and is invented"
+        CONSOLE.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- the choice

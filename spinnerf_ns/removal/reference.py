@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from spinnerf_ns.conventions import BoolMask, Image
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import read_image
@@ -55,8 +53,3 @@ def read_mended(path: Path, view: View) -> Image:
             f"{view.width}x{view.height} at the resolution used; save it at that size, or name its photo: --reference-view"
         )
     return mended
-
-
-def with_mended(image: Image, unseen: BoolMask, mended: Image) -> Image:
-    """The photo with what no photo shows taken from the mended one; the rest is known better from the photos."""
-    return np.where(unseen[..., None], mended, image)

@@ -8,6 +8,7 @@
     object_masks/ valid_masks/ unseen_masks/<photo>.png
     sparse_pc.ply            the source's points without the object's, then points on the surfaces behind it (removed_points)
     colmap/                  the same as a COLMAP model, without object-free photos: it has no splits (colmap_out)
+    provenance/<photo>.png   8-bit: 0 the photo's own, 128 seen in other photos, 255 invented
 
 Both files hold every photo with its source pose, object-free ones included, so that nerfstudio's parser orients, centres and
 scales them as it does the source; which photos are trained on is said by the file names per split.
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spinnerf_ns.conventions import OBJECT, BoolMask, Image
+from spinnerf_ns.conventions import INVENTED, OBJECT, OBSERVED, SEEN_ELSEWHERE, BoolMask, Image
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import (
     atomic_path,
@@ -52,6 +53,9 @@ TRANSFORMS = "transforms.json"
 TRANSFORMS_MASKED = "transforms_masked.json"
 POINTS = "sparse_pc.ply"
 COLMAP = "colmap"
+
+PROVENANCE = "provenance"
+"""Folder of pictures that say where each pixel comes from; for people, and read by nothing that trains."""
 
 FILES = {
     "image": ("images", ".png"),
@@ -134,7 +138,10 @@ class RemovedWriter:
         z = np.where(np.isfinite(view.z) & (view.z > 0), view.z, 0).astype(np.float64)
         write_png(self._path("image", source), image)
         save_object_mask(self._path("object_mask", source), object_mask)
-        save_object_mask(self._path("unseen_mask", source), np.asarray(view.unseen_mask, dtype=bool) & object_mask)
+        unseen_mask = np.asarray(view.unseen_mask, dtype=bool) & object_mask
+        save_object_mask(self._path("unseen_mask", source), unseen_mask)
+        provenance = np.where(unseen_mask, INVENTED, np.where(object_mask, SEEN_ELSEWHERE, OBSERVED)).astype(np.uint8)
+        write_png(self.folder / PROVENANCE / f"{source.photo}.png", provenance)
         valid = source.valid_mask()
         write_png(self._path("valid_mask", source), (~object_mask & valid).astype(np.uint8) * OBJECT)  # nerfstudio: non-zero = use
         if self.has_masks:

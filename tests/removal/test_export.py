@@ -99,13 +99,13 @@ def test_the_export_records_its_reference_and_training_takes_it(exported, capsys
 
 
 def test_a_hand_mended_photo_takes_the_references_place(exported, tmp_path, capsys):
-    workspace = exported()
+    workspace = exported(carry=False)
     before, reference = photos(workspace), workspace.reference_view
     unseen = load_object_mask(workspace.removed / "unseen_masks" / f"{reference}.png")
     mended = np.full((48, 64, 3), (10, 200, 30), np.uint8)  # everything painted over: only the hole is taken
     write_png(tmp_path / "mended.png", mended)
     capsys.readouterr()
-    exported(reference_photo=tmp_path / "mended.png")
+    exported(reference_photo=tmp_path / "mended.png", carry=False)
     assert f"Reference view: {reference}" in capsys.readouterr().out
     after = photos(workspace)
     assert [name for name in after if after[name] != before[name]] == [reference]
@@ -115,11 +115,11 @@ def test_a_hand_mended_photo_takes_the_references_place(exported, tmp_path, caps
     np.testing.assert_array_equal(image[~unseen], original[~unseen])
 
     written = (workspace.removed / "transforms.json").stat().st_mtime_ns
-    exported(reference_photo=tmp_path / "mended.png", overwrite=False)  # fresh
+    exported(reference_photo=tmp_path / "mended.png", overwrite=False, carry=False)  # fresh
     assert (workspace.removed / "transforms.json").stat().st_mtime_ns == written
     write_png(tmp_path / "mended.png", mended[::-1] // 2)
     with pytest.raises(SpinnerfError, match="--overwrite"):  # mended again: another input
-        exported(reference_photo=tmp_path / "mended.png", overwrite=False)
+        exported(reference_photo=tmp_path / "mended.png", overwrite=False, carry=False)
 
 
 @pytest.mark.parametrize("kind", ["missing", "size"])
@@ -136,10 +136,10 @@ def test_a_mended_photo_that_does_not_fit_is_refused_before_any_work(exported, t
 # ------------------------------------------------------------------------------------------------- inpainters and depth
 def test_disparity_by_the_network_changes_depth_in_the_hole_alone(exported, tmp_path):
     options = (f"weights={save_lama(tmp_path / 'small.pt')}", "trust_weights=true", "device=cpu")
-    workspace = exported(inpainter="lama", inpainter_options=options)
+    workspace = exported(inpainter="lama", inpainter_options=options, carry=False)
     rim = {photo: load_depth(path) for photo, path in depths(workspace)}
     images = photos(workspace)
-    exported(inpainter="lama", inpainter_options=options, disparity_inpainter="lama")
+    exported(inpainter="lama", inpainter_options=options, disparity_inpainter="lama", carry=False)
     assert photos(workspace) == images
     for photo, path in depths(workspace):
         hole = load_object_mask(workspace.removed / "object_masks" / f"{photo}.png")
@@ -162,3 +162,47 @@ def test_auto_offline_exports_with_patchmatch(exported, monkeypatch, tmp_path, c
     assert workspace.read_manifest()["stages"]["export"]["parameters"]["inpainter"] == "patchmatch"
     with pytest.raises(SpinnerfError, match="big-lama.pt"):
         exported(inpainter="lama")
+
+
+def test_a_hand_mended_photo_reaches_all_photos(exported, tmp_path):
+    mended = np.full((48, 64, 3), (10, 200, 30), np.uint8)
+    write_png(tmp_path / "mended.png", mended)
+    workspace = exported(reference_photo=tmp_path / "mended.png")
+    greens = []
+    for photo in workspace.records("export"):
+        unseen = load_object_mask(workspace.removed / "unseen_masks" / f"{photo}.png")
+        greens.append(
+            float(np.median(np.abs(read_image(workspace.removed / "images" / f"{photo}.png")[unseen].astype(int) - mended[0, 0])))
+        )
+    assert np.median(greens) <= 32, "blending at the rim may take this much away"
+
+
+# ----------------------------------------------------------------------------------------------------- one invention
+def test_what_no_photo_shows_is_drawn_in_few_photos_and_carried_to_the_others(exported, monkeypatch, capsys):
+    from spinnerf_ns.removal.inpainters.opencv import OpenCVInpainter
+
+    drawn = []
+    fill = OpenCVInpainter.fill
+
+    def counted(self, image, hole, photo):
+        drawn.append((photo, int(hole.sum())))
+        return fill(self, image, hole, photo)
+
+    monkeypatch.setattr(OpenCVInpainter, "fill", counted)
+    workspace = exported(carry=False)
+    alone, drawn_alone = photos(workspace), sum(area for _, area in drawn)
+    drawn.clear()
+    workspace = exported()
+    assert 0 < sum(area for _, area in drawn) < 0.7 * drawn_alone
+    records = workspace.records("export")
+    assert any(record["carried"] > 0 for record in records.values())
+    assert "invented" not in capsys.readouterr().out, "other photos were not asked"
+    together = photos(workspace)
+    reference = workspace.reference_view
+    assert together[reference] == alone[reference], "the first reference is drawn as before"
+    for view in exported.capture.views:  # whatever was carried, nothing outside the removed region changes
+        region = load_object_mask(workspace.removed / "object_masks" / f"{view.photo}.png")
+        clean = read_image(workspace.removed / "images" / f"{view.photo}.png")
+        np.testing.assert_array_equal(clean[~region], view.read_image()[~region])
+    exported(fill_from_views=True)
+    assert "seen in none and is invented" in " ".join(capsys.readouterr().out.split())

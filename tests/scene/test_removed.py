@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
@@ -74,6 +75,16 @@ def door(real_data, tmp_path_factory) -> tuple[Capture, Path]:
 
 
 OBJECT_FREE = ("DSC_0004", "DSC_0012")
+
+
+def test_provenance_says_where_each_pixel_comes_from(tmp_path):
+    capture = load_capture(make_capture(tmp_path / "scene"))
+    writer = RemovedWriter(capture, tmp_path / "removed", [])
+    written = removed_view(capture.views[0])
+    writer.write(written)
+    with PIL.Image.open(tmp_path / "removed" / "provenance" / f"{written.photo}.png") as stored:
+        expected = np.where(written.unseen_mask, 255, np.where(written.object_mask, 128, 0))
+        np.testing.assert_array_equal(np.array(stored), expected)
 
 
 def test_the_stock_parser_gives_the_sources_cameras(door):

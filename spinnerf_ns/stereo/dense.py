@@ -39,10 +39,11 @@ class StereoOptions:
     """Price of a jump between planes in an even part of the photo."""
     contrast: float = 8.0
     """Change of grey (of 255) that halves that price."""
-    noise: float = 4.0
+    noise: float = 2.0
     """Variance of grey (of 255) that is no texture."""
-    rounds: tuple[float, ...] = (0.5, 0.25)
-    """Rounds of slanted patches: how far inverse depths are tried, in planes of the sweep."""
+    rounds: tuple[float, ...] = (0.5,)
+    """Rounds of slanted patches: how far inverse depths are tried, in planes of the sweep. A second one
+    finds hardly anything (terrace, share of textured pixels within 1 %: 0.849 after one, 0.852 after two)."""
     pull: float = 0.02
     """Price of a plane away from what the sweep found."""
 

@@ -16,7 +16,7 @@ from spinnerf_ns.stereo.rig import Pinhole
 
 Points = npt.NDArray[np.float64]
 
-ANGLE = 0.07
+ANGLE = 0.09
 """Radians between the rays of two photos at which they are matched best."""
 SPREAD = 0.8
 """How far from it, in natural logarithms, a neighbour is still worth 60 %."""

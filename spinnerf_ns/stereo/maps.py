@@ -7,7 +7,6 @@ stereo/confidence/<photo>.png   8-bit confidence, 255 = 1
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -90,10 +89,9 @@ def stereo_of(
     parameters = {
         "version": VERSION,
         "options": dataclasses.asdict(options),
-        "cameras": _digest(views),
         "depth": None if depth is None else float(f"{depth:.3g}"),
     }
-    with workspace.stage(STAGE, parameters, [view.path for view in views], [workspace.stereo], overwrite) as stage:
+    with workspace.stage(STAGE, parameters, [view.path for view in views], [workspace.stereo], overwrite, capture) as stage:
         if not stage.fresh:
             folder = stage.folder(workspace.stereo)
             _Run(views, options, parameters["depth"], folder).make(stage)
@@ -151,7 +149,7 @@ class _Run:
         self.views, self.options, self.folder = views, options, folder
         self.cameras: list[Pinhole] = [pinhole(view, options.width) for view in views]
         self._greys: _Kept[Floats] = _Kept(lambda index: read_grey(views[index], self.cameras[index])[0])
-        self._planes: _Kept[Floats] = _Kept(lambda index: np.load(self._raw(index)))
+        self._planes: _Kept[Floats] = _Kept(self._measured)
         self.sweeper = Sweeper(self.cameras, self._greys, options, depth)
 
     def make(self, stage: Any) -> None:
@@ -161,26 +159,28 @@ class _Run:
 
         left = [index for index, view in enumerate(self.views) if not stage.done(view.photo)]
         with Progress(console=CONSOLE, transient=True) as bar:
-            task = bar.add_task("Measuring depth", total=len(self.views))
-            for index in range(len(self.views)):
-                self._measure(index)
+            task = bar.add_task("Measuring depth", total=2 * len(left))
+            for index in left:
+                self._planes(index)
                 bar.advance(task)
             for index in left:
                 stage.record(self.views[index].photo, **self._finish(index))
+                bar.advance(task)
 
     def _raw(self, index: int) -> Path:
         return self.folder / RAW / f"{self.views[index].photo}.npy"
 
-    def _measure(self, index: int) -> None:
-        """A photo's own depth, on disk: it is needed again when its neighbours are compared with it."""
+    def _measured(self, index: int) -> Floats:
+        """A photo's own planes; kept on disk, as they are needed again when its neighbours are compared with them."""
         path = self._raw(index)
         if path.is_file():
-            return
+            return np.load(path)
         found = self.sweeper.measure(index)
         camera = self.cameras[index]
         planes = np.zeros((camera.height, camera.width, 3), np.float32) if found is None else found.planes
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, planes)
+        return planes
 
     def _finish(self, index: int) -> dict[str, Any]:
         """Writes a photo's depth and confidence; returns what the manifest says of it."""
@@ -211,11 +211,3 @@ class _Kept(Generic[Item]):
                 self._kept.popitem(last=False)
         self._kept.move_to_end(index)
         return self._kept[index]
-
-
-def _digest(views: Sequence[View]) -> str:
-    digest = hashlib.sha256()
-    for view in views:
-        camera = (view.width, view.height, view.fx, view.fy, view.cx, view.cy, view.camera_model, *view.distortion.tolist())
-        digest.update(repr((view.photo, camera, np.round(view.c2w, 9).tolist())).encode())
-    return digest.hexdigest()

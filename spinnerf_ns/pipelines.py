@@ -64,6 +64,23 @@ class SpinnerfPipeline(VanillaPipeline):
             )
         super().load_state_dict(state_dict, strict=True)
 
+    def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """The model's and data manager's, and the pipeline's own (`own_callbacks`), after `before_training`."""
+        # Nerfstudio asks for callbacks once: after a checkpoint was loaded, before the first step. It has no hook for that.
+        self.before_training(resumed=attributes.trainer._start_step > 0)
+        return [*super().get_training_callbacks(attributes), *self.own_callbacks(attributes)]
+
+    def before_training(self, resumed: bool) -> None:
+        """Hook: called once before the first step.
+
+        Args:
+            resumed: whether a checkpoint was loaded.
+        """
+
+    def own_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """Hook: what the pipeline does while it is trained."""
+        return []
+
     def get_average_image_metrics(
         self,
         data_loader: Any,
@@ -173,9 +190,9 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
             return
         self.refined_labels = packed.to(self.device)
 
-    def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
-        """The model's and data manager's, mask rounds, and the export."""
-        callbacks = super().get_training_callbacks(attributes)
+    def own_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """Mask rounds, and the export."""
+        callbacks = []
         if self.config.refine_masks and self.config.mask_round_steps:
             callbacks.append(
                 TrainingCallback(
@@ -325,17 +342,18 @@ class SpinnerfInpaintPipeline(SpinnerfPipeline):
         prefix = "_model.module." if any(key.startswith("_model.module.") for key in state_dict) else "_model."  # several GPUs'
         super().load_state_dict({f"{prefix}started_from_field": torch.tensor(False), **state_dict}, strict)
 
-    def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
-        """The model's and data manager's, and the run's record."""
-        # Callbacks are asked for after a checkpoint was loaded: a resumed run is not started anew.
-        resumed = attributes.trainer._start_step > 0
-        if self.model.started_from_field if resumed else self._start():
+    def before_training(self, resumed: bool) -> None:
+        """Starts from the export's field of what stays; a resumed run goes on as it was started. Builds the perceptual loss."""
+        if self.model.started_from_field if resumed else self._start_from_background():
             self.model.skip_warm_up()
-        callbacks = super().get_training_callbacks(attributes)
-        callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], lambda step: self._record(attributes)))
-        return callbacks
+        if self.datamanager.layout.patch_rays:
+            self.model.prepare_perceptual()
 
-    def _start(self) -> bool:
+    def own_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """The run's record."""
+        return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], lambda step: self._record(attributes))]
+
+    def _start_from_background(self) -> bool:
         """Starts from the export's field of what stays, if there is one that fits; whether it did."""
         if not self.config.start_from_background:
             return False

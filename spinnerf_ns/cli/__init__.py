@@ -20,6 +20,9 @@ COMMANDS = {
 }
 """Name -> ("module:Class", what it does)."""
 
+YES = "--yes"
+"""Allows the downloads that "auto" would ask about; every command takes it."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs `ns-spinnerf <command> ...`; an error that the user can mend is one line and exit status 1, Ctrl-C one and 130.
@@ -46,6 +49,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> None:
+    if YES in arguments:
+        arguments = [argument for argument in arguments if argument != YES]
+        os.environ["SPINNERF_YES"] = "1"  # for processes that the command starts as well
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return
@@ -71,4 +77,5 @@ def usage() -> str:
     lines = ["usage: ns-spinnerf COMMAND [options]", "", "Remove an object from a captured scene.", "", "commands:"]
     lines += [f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items()]
     lines += ["", "ns-spinnerf COMMAND --help says what a command takes."]
+    lines += [f"{YES} allows the downloads that it would ask about (so does SPINNERF_YES=1)."]
     return "\n".join(lines)

@@ -45,7 +45,7 @@ class SpinnerfInpaintModel(SpinnerfModel):
     config: SpinnerfInpaintModelConfig
 
     def populate_modules(self) -> None:
-        """Builds nerfacto. The perceptual network comes with the first patch and stays outside the module tree."""
+        """Builds nerfacto. The perceptual network comes before training and stays outside the module tree."""
         super().populate_modules()
         self._perceptual: list = []  # a list hides it from nn.Module, which keeps checkpoints small
         self.register_buffer("started_from_field", torch.tensor(False))  # a buffer: a resumed run has to know it too
@@ -65,13 +65,19 @@ class SpinnerfInpaintModel(SpinnerfModel):
 
     def perceptual(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(B, 3, h, w) in [0, 1] twice -> (B,) distances."""
-        if not self._perceptual:
-            from spinnerf_ns.nerf.perceptual import make_perceptual_loss
-
-            loss = make_perceptual_loss(self.config.perceptual_loss, weights=self.config.perceptual_weights, device=self.device)
-            CONSOLE.print(f"Perceptual loss: {loss.name}")
-            self._perceptual.append(loss)
+        self.prepare_perceptual()
         return self._perceptual[0](prediction, target)
+
+    def prepare_perceptual(self) -> None:
+        """Builds the perceptual loss, if it is not there yet; says which one it is, and may ask whether to download it."""
+        if self._perceptual:
+            return
+        from spinnerf_ns.nerf.perceptual import make_perceptual_loss
+
+        with torch.random.fork_rng():  # a network's first values are drawn, then replaced: the training's are not to depend on it
+            loss = make_perceptual_loss(self.config.perceptual_loss, weights=self.config.perceptual_weights, device=self.device)
+        CONSOLE.print(f"Perceptual loss: {loss.name}")
+        self._perceptual.append(loss)
 
     # ---------------------------------------------------------------------------------------------------------- losses
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.registry import install_command
+from spinnerf_ns.weights.consent import asking_first
 
 PerceptualLossName = Literal["auto", "lpips-vgg", "lpips-alex", "lpips-squeeze", "ssim"]
 
@@ -70,7 +71,7 @@ def make_perceptual_loss(
     """Builds a perceptual loss.
 
     Args:
-        name: which one. "auto" is LPIPS-VGG where its weights can be had (or, with `weights`, LPIPS with the network that
+        name: which one. "auto" is LPIPS-VGG where its weights are or the user lets them be fetched (or, with `weights`, LPIPS with the network that
             the file belongs to), else "ssim", and one printed line says so.
         weights: file with the backbone's weights in torchvision's layout.
         device: where to put the network at first.
@@ -85,7 +86,8 @@ def make_perceptual_loss(
         if weights is not None:
             return _lpips_from_file(None, Path(weights), device)
         try:
-            return make_perceptual_loss("lpips-vgg", None, device, allow_download)
+            with asking_first():
+                return make_perceptual_loss("lpips-vgg", None, device, allow_download)
         except _Unavailable as error:
             # Escaped: rich would take "spinnerf-ns[lpips]" in the reason for markup and drop a part of it.
             text = f"Perceptual loss: taking 'ssim' instead of 'lpips-vgg', which gives sharper textures: {error}"

@@ -9,10 +9,11 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.registry import Registry
 from spinnerf_ns.segmentation.segmenters import SEGMENTERS
 from spinnerf_ns.segmentation.trackers import TRACKERS
+from spinnerf_ns.weights.consent import asking_first
 
 AUTO = "auto"
 AUTO_ORDER = {SEGMENTERS.kind: ("sam", "grabcut"), TRACKERS.kind: ("sam2", "flow")}
-"""Kind of backend -> what `auto` takes if its package is installed and its weights can be had, and what it takes else."""
+"""Kind of backend -> what `auto` takes if its package is installed and its weights are here or the user lets them be fetched, and what it takes else."""
 
 
 def choose(registry: Registry, name: str, options: Mapping[str, Any] | None = None, recorded: str | None = None) -> Any:
@@ -40,7 +41,8 @@ def choose(registry: Registry, name: str, options: Mapping[str, Any] | None = No
     else:
         try:
             chosen, reason = registry.create(network), "as its weights are there"
-            chosen.ensure()
+            with asking_first():
+                chosen.ensure()
         except SpinnerfError as error:
             chosen, reason = registry.create(embedded), f"as '{network}' can't be had: {error}"
     CONSOLE.print(f"{registry.kind} auto: {chosen.name}, {reason}", markup=False, highlight=False, soft_wrap=True)

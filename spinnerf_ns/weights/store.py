@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.weights.consent import refusal
 from spinnerf_ns.weights.download import CHUNK, DownloadFailed, WrongFile, download
 from spinnerf_ns.weights.table import WEIGHTS, HubModel, WeightsFile
 
@@ -91,6 +92,9 @@ def ensure_weights(name: str, allow_download: bool = True, path: Path | str | No
     before = f"{rejected}; " if rejected else ""
     if not allow_download:
         raise WeightsUnavailable(f"{before}{entry.name}: {entry.file_name} is absent and downloads are off; {by_hand}")
+    refused = refusal(entry)
+    if refused is not None:
+        raise WeightsUnavailable(f"{before}{entry.name}: {entry.file_name} is absent, and {refused}")
     _announce(entry, f"{(entry.size or 0) / 1e6:.0f} MB into {cache_dir()}")
     try:
         download(entry.url, target, entry.size, lambda file: problem(entry, file))
@@ -231,6 +235,9 @@ def _ensure_hub(entry: HubModel, allow_download: bool) -> Path:
         ) from error
     if not allow_download:
         raise WeightsUnavailable(f"{entry.name} is not (wholly) in Hugging Face's cache and downloads are off; {mend}")
+    refused = refusal(entry)
+    if refused is not None:
+        raise WeightsUnavailable(f"{entry.name} is not (wholly) in Hugging Face's cache, and {refused}")
     # SPINNERF_WEIGHTS moves all that we download; without it that library's cache serves, which other programs share.
     cache = _own_hub_cache() if os.environ.get("SPINNERF_WEIGHTS") else None
     _announce(entry, f"into {cache or 'the cache of Hugging Face (HF_HOME)'}")

@@ -51,6 +51,8 @@ class HubModel:
     """Its licence."""
     used_by: str
     """What it is for."""
+    size: int | None = None
+    """Bytes, about: four for each of the published number of parameters; None where nobody published one."""
 
     @property
     def url(self) -> str:
@@ -136,10 +138,10 @@ _FILES = (
     ),
 )
 _HUB = (
-    HubModel("sam2.1-hiera-tiny", "facebook/sam2.1-hiera-tiny", "Apache-2.0", "tracker and segmenter sam2"),
-    HubModel("sam2.1-hiera-small", "facebook/sam2.1-hiera-small", "Apache-2.0", "tracker and segmenter sam2"),
-    HubModel("sam2.1-hiera-base-plus", "facebook/sam2.1-hiera-base-plus", "Apache-2.0", "tracker and segmenter sam2"),
-    HubModel("sam2.1-hiera-large", "facebook/sam2.1-hiera-large", "Apache-2.0", "tracker and segmenter sam2"),
+    HubModel("sam2.1-hiera-tiny", "facebook/sam2.1-hiera-tiny", "Apache-2.0", "tracker and segmenter sam2", 155_000_000),
+    HubModel("sam2.1-hiera-small", "facebook/sam2.1-hiera-small", "Apache-2.0", "tracker and segmenter sam2", 184_000_000),
+    HubModel("sam2.1-hiera-base-plus", "facebook/sam2.1-hiera-base-plus", "Apache-2.0", "tracker and segmenter sam2", 323_000_000),
+    HubModel("sam2.1-hiera-large", "facebook/sam2.1-hiera-large", "Apache-2.0", "tracker and segmenter sam2", 897_000_000),
     HubModel("grounding-dino-tiny", "IDEA-Research/grounding-dino-tiny", "Apache-2.0", "prompts in words"),
     HubModel("grounding-dino-base", "IDEA-Research/grounding-dino-base", "Apache-2.0", "prompts in words"),
     HubModel(

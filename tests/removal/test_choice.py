@@ -70,6 +70,17 @@ def test_diffusion_without_its_packages(nothing_cached, monkeypatch, missing):
     assert "\n" not in str(caught.value)
 
 
+def test_auto_downloads_nothing_unasked(nothing_cached, monkeypatch, capsys):
+    monkeypatch.delenv("SPINNERF_OFFLINE")
+    monkeypatch.delenv("SPINNERF_YES", raising=False)
+    monkeypatch.setattr("spinnerf_ns.weights.store.download", lambda *_: pytest.fail("a download was begun"))
+    assert choose_inpainter()[0] == "patchmatch"
+    said = capsys.readouterr().out.strip()
+    assert "\n" not in said and "206 MB, licence Apache-2.0" in said and "--yes" in said and "SPINNERF_YES=1" in said
+    with pytest.raises(pytest.fail.Exception):  # what is named is fetched
+        choose_inpainter("lama")
+
+
 # -------------------------------------------------------------------------------------------------------------- options
 def test_options_as_texts():
     name, inpainter = choose_inpainter("opencv", options=("method=ns", "radius=3"))

@@ -8,6 +8,7 @@ from typing import Any
 
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.removal.inpainters import INPAINTERS, Inpainter
+from spinnerf_ns.weights.consent import asking_first
 
 AUTO = "auto"
 """Leaves the choice to us."""
@@ -17,8 +18,8 @@ def choose_inpainter(name: str = AUTO, inpainted: Path | None = None, options: S
     """Makes an inpainter and gets it ready.
 
     Args:
-        name: its name, or "auto": `folder` where `inpainted` is given, else `lama` where its file can be had, else
-            `patchmatch`; one printed line says which.
+        name: its name, or "auto": `folder` where `inpainted` is given, else `lama` where its file is or the user lets
+            it be fetched, else `patchmatch`; one printed line says which.
         inpainted: folder of photos inpainted elsewhere.
         options: its options as "field=value".
 
@@ -51,7 +52,8 @@ def _lama_or_less() -> tuple[str, Inpainter]:
     from nerfstudio.utils.rich_utils import CONSOLE
 
     try:
-        name, inpainter, why = "lama", _make("lama", None, ()), ""
+        with asking_first():
+            name, inpainter, why = "lama", _make("lama", None, ()), ""
     except SpinnerfError as error:
         name = "patchmatch"
         inpainter, why = _make(name, None, ()), f" instead of 'lama', which fills large holes better: {error}"

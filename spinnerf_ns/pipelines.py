@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
 from spinnerf_ns.accel.cpu import prepare_cpu
+from spinnerf_ns.accel.replaced import replaced
 from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, resize_mask
 from spinnerf_ns.errors import STOPPED, SpinnerfError, last_line, one_line_at_the_end
 from spinnerf_ns.files import atomic_path
@@ -99,7 +99,7 @@ class SpinnerfPipeline(VanillaPipeline):
             rows.append(metrics)
             return {}, images
 
-        with mock.patch.object(self.model, "get_image_metrics_and_images", keep):
+        with replaced(self.model, get_image_metrics_and_images=keep):
             result = super().get_average_image_metrics(data_loader, image_prefix, step, output_path, get_std)
         for name in dict.fromkeys(name for row in rows for name in row):
             values = torch.tensor([float(row[name]) for row in rows if name in row])

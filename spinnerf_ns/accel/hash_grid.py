@@ -7,9 +7,9 @@ CPU. Parameters, their names and shapes are unchanged, so checkpoints are interc
 The forward pass equals the torch path bit by bit. Gradients differ by the rounding of sums alone: the torch path adds per
 corner, the kernel per point. They are the same whatever the number of threads.
 
-The environment variable SPINNERF_HASH_GRID chooses the implementation: "auto" (the default: native, else compiled, else
-torch), "native", "compiled" (torch.compile) or "torch" (nerfstudio's). Off the CPU the kernel is never used: "auto" and
-"native" mean "compiled" there. A grid that runs on tiny-cuda-nn is left alone.
+SPINNERF_KERNELS (see native.py) chooses the implementation: "auto" (native, else compiled, else torch), "native", "off"
+(nerfstudio's torch path), or hash_grid=compiled (torch.compile). Off the CPU the kernel is never used: "auto" and "native" mean
+"compiled" there. A grid that runs on tiny-cuda-nn is left alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -26,13 +25,10 @@ from nerfstudio.field_components.encodings import HashEncoding
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
-from spinnerf_ns.accel.kernels import load_kernel
-from spinnerf_ns.accel.native import failure_of, is_tracing, kernel_threads, requested
+from spinnerf_ns.accel.native import COMPILED, VARIABLE, Kernel, failure_of, is_tracing, kernel_threads
 from spinnerf_ns.errors import SpinnerfError
 
 Backend = Literal["native", "compiled", "torch"]
-VARIABLE = "SPINNERF_HASH_GRID"
-_SOURCE = Path(__file__).with_suffix(".cpp")
 
 
 def accelerate(module: nn.Module, verbose: bool = True) -> int:
@@ -53,8 +49,7 @@ def accelerate(module: nn.Module, verbose: bool = True) -> int:
             part.__class__ = FastHashEncoding
             changed += 1
     if changed and verbose:
-        choice = f"{VARIABLE}={requested(VARIABLE)}"
-        CONSOLE.print(f"[dim]{changed} hash grids run without tiny-cuda-nn, on the fast path ({choice})[/dim]")
+        CONSOLE.print(f"[dim]{changed} hash grids run without tiny-cuda-nn, on the fast path ({KERNEL.choice()})[/dim]")
     return changed
 
 
@@ -62,9 +57,9 @@ def hash_grid_backend() -> Backend:
     """What hash grids on the CPU use here and now; builds the kernel if need be.
 
     Raises:
-        SpinnerfError: SPINNERF_HASH_GRID names no implementation, or names "native" or "compiled" where it can't be had.
+        SpinnerfError: SPINNERF_KERNELS names no implementation, or names "native" or "compiled" where it can't be had.
     """
-    return _backend("cpu", requested(VARIABLE))
+    return _backend("cpu", KERNEL.choice())
 
 
 class FastHashEncoding(HashEncoding):
@@ -87,7 +82,7 @@ class FastHashEncoding(HashEncoding):
             return super().pytorch_fwd(in_tensor)
         if in_tensor.device != self.hash_table.device:  # the torch path says what is wrong
             return super().pytorch_fwd(in_tensor)
-        backend = _backend(in_tensor.device.type, requested(VARIABLE))
+        backend = _backend(in_tensor.device.type, KERNEL.choice())
         if backend == "torch":
             return super().pytorch_fwd(in_tensor)
         assert in_tensor.shape[-1] == 3
@@ -163,7 +158,9 @@ class _NativeHashGrid(torch.autograd.Function):
 def _native_forward(points: Tensor, table: Tensor, scalings: Tensor, table_size: int) -> Tensor:
     points, table, levels = points.detach(), table.detach().contiguous(), np.asarray(scalings, np.float32)
     out = table.new_empty(len(points), len(levels) * table.shape[1])
-    _library().spinnerf_hash_grid_forward(*_grid_arguments(points, table, levels, table_size), out.data_ptr(), kernel_threads())
+    KERNEL.library().spinnerf_hash_grid_forward(
+        *_grid_arguments(points, table, levels, table_size), out.data_ptr(), kernel_threads()
+    )
     return out
 
 
@@ -174,7 +171,7 @@ def _native_backward(
     grad = grad.detach().float().contiguous()
     grad_points = torch.empty_like(points) if wants_points else None
     grad_table = torch.empty_like(table) if wants_table else None
-    failed = _library().spinnerf_hash_grid_backward(
+    failed = KERNEL.library().spinnerf_hash_grid_backward(
         *_grid_arguments(points, table, levels, table_size),
         grad.data_ptr(),
         None if grad_table is None else grad_table.data_ptr(),
@@ -190,14 +187,11 @@ def _grid_arguments(points: Tensor, table: Tensor, levels: np.ndarray, table_siz
     return points.data_ptr(), len(points), table.data_ptr(), len(levels), table.shape[1], table_size, levels.ctypes.data
 
 
-@functools.cache
-def _library() -> ctypes.CDLL:
-    library = load_kernel(_SOURCE)
+def _declare(library: ctypes.CDLL) -> None:
     pointer, long, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     grid = [pointer, long, pointer, integer, integer, long, pointer]
     library.spinnerf_hash_grid_forward.argtypes = [*grid, pointer, integer]
     library.spinnerf_hash_grid_backward.argtypes = [*grid, pointer, pointer, pointer, integer]
-    return library
 
 
 @functools.cache
@@ -208,31 +202,31 @@ def _compiled() -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
 @functools.cache
 def _backend(device: str, choice: str) -> Backend:
     """The implementation for a device type: the best that works, tried once."""
-    if choice not in ("auto", "native", "compiled", "torch"):
-        raise SpinnerfError(f"{VARIABLE}={choice} names no implementation: set it to auto, native, compiled or torch")
-    if choice == "torch" or device not in ("cpu", "cuda"):
+    if choice == "off" or device not in ("cpu", "cuda"):
         return "torch"
     reasons = []
-    order: list[Backend] = ["native"] if device == "cpu" and choice != "compiled" else []
+    order: list[Backend] = ["native"] if device == "cpu" and choice != COMPILED else []
     order += ["compiled"] if not (device == "cpu" and choice == "native") else []
     for backend in order:
-        reason = failure_of(functools.partial(_agrees, backend, device))
+        reason = KERNEL.failure() if backend == "native" else failure_of(functools.partial(_agrees, backend, device))
         if reason is None:
             return backend
         reasons.append(f"{backend}: {reason}")
     if choice != "auto" and device == "cpu":
-        raise SpinnerfError(f"{VARIABLE}={choice} can't be had here ({'; '.join(reasons)}); set it to auto or torch")
+        raise SpinnerfError(
+            f"{VARIABLE} asks for hash_grid={choice}, which can't be had here ({'; '.join(reasons)}); "
+            "set it to auto or hash_grid=off"
+        )
     CONSOLE.print(f"[yellow]hash grids run slowly on nerfstudio's torch path ({'; '.join(reasons)})[/yellow]")
     return "torch"
 
 
-def _agrees(backend: Backend, device: str) -> bool:
+def _agrees(backend: Backend = "native", device: str = "cpu") -> bool:
     """Whether an implementation gives torch's values and gradients here."""
     scalings, table_size = torch.tensor([3.0, 7.0]), 16
     points = torch.arange(90.0).reshape(30, 3).sin().to(device).requires_grad_()
     table = torch.arange(64.0).cos().reshape(32, 2).to(device).requires_grad_()
     if backend == "native":
-        _library()
         features = _NativeHashGrid.apply(points, table, scalings, table_size)
     else:
         features = _compiled()(points, table.view_as(table), scalings.to(device), table_size)
@@ -240,3 +234,6 @@ def _agrees(backend: Backend, device: str) -> bool:
     features = torch_hash_grid(points, table, scalings, table_size)
     truth = [features, *torch.autograd.grad(features.square().sum(), (points, table))]
     return all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(found, truth, strict=True))
+
+
+KERNEL = Kernel(__file__, _declare, _agrees, "", old_variable="SPINNERF_HASH_GRID")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import os
 import platform
@@ -49,17 +50,18 @@ def find_compiler() -> str | None:
     return next((path for name in candidates if (path := shutil.which(name))), None)
 
 
-def load_kernel(source: Path, *options: str) -> ctypes.CDLL:
+def load_kernel(source: Path) -> ctypes.CDLL:
     """The library built from a C++ file, from the cache if it was built before.
 
     Args:
-        source: the file; what it includes by `#include "name"` has that path from the file's folder.
-        options: further compiler flags.
+        source: the file; what it includes by `#include "name"` has that path from the file's folder. A line `// flags: ...`
+            names further compiler flags.
 
     Raises:
         KernelUnavailable: no compiler, or none of the ways to build it made a library that loads.
     """
     reason = ""
+    options = tuple(" ".join(re.findall(r"^// flags: (.+)$", source.read_text(), re.MULTILINE)).split())
     for flags in _VARIANTS:
         try:
             return _load_variant(source, (*options, *flags))
@@ -137,13 +139,18 @@ def _processor_features() -> str:
         return platform.processor()
 
 
+@functools.cache
+def kernel_sources() -> tuple[Path, ...]:
+    """The C++ files of all kernels of the package; each one's stem is its kernel's name."""
+    return tuple(sorted(Path(__file__).parents[1].rglob("*.cpp")))
+
+
 def build_all() -> None:
     """Builds every kernel of the package that is not built yet, so that no command has to wait for it, and says how it went."""
     import torch  # noqa: F401  # whose OpenMP the kernels take: without it other variants would be built than commands load
 
-    sources = sorted(Path(__file__).parents[1].rglob("*.cpp"))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the compiler is a process of its own
-        for source, built in [(source, pool.submit(load_kernel, source)) for source in sources]:
+        for source, built in [(source, pool.submit(load_kernel, source)) for source in kernel_sources()]:
             try:
                 built.result()
                 print(f"kernel {source.stem}: built")

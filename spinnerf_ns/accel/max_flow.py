@@ -1,25 +1,15 @@
-"""The cheapest cut of a graph in two, by a C++ kernel (max_flow.cpp, built on first use), else by scipy. Both find the same.
-
-The environment variable SPINNERF_MAX_FLOW chooses the implementation: "auto" (the default: native, else scipy), "native" or
-"scipy".
-"""
+"""The cheapest cut of a graph in two, by a C++ kernel (max_flow.cpp, see native.py), else by scipy. Both find the same."""
 
 from __future__ import annotations
 
 import ctypes
-import functools
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from spinnerf_ns.accel.kernels import load_kernel
-from spinnerf_ns.accel.native import choose_native, requested
-
-VARIABLE = "SPINNERF_MAX_FLOW"
-_SOURCE = Path(__file__).with_suffix(".cpp")
+from spinnerf_ns.accel.native import Kernel
 
 Integers = npt.NDArray[np.int64]
 
@@ -36,10 +26,10 @@ def source_side(excess: Integers, edges: Integers, between: Integers) -> npt.NDA
         (N,) bool.
 
     Raises:
-        SpinnerfError: SPINNERF_MAX_FLOW names no implementation, or "native" where it can't be had.
+        SpinnerfError: SPINNERF_KERNELS names no implementation, or "native" where it can't be had.
         MemoryError: the graph is too large.
     """
-    if _available(requested(VARIABLE)):
+    if KERNEL.is_used():
         return _by_kernel(excess, edges, between)
     return _by_scipy(excess, edges, between)
 
@@ -49,7 +39,7 @@ def _by_kernel(excess: Integers, edges: Integers, between: Integers) -> npt.NDAr
     first, second = np.ascontiguousarray(edges.T, np.int32)
     keeps = np.zeros(len(excess), np.uint8)
     arrays = (array.ctypes.data for array in (first, second, between, excess, keeps))
-    if _library().spinnerf_min_cut(len(excess), len(edges), *arrays):
+    if KERNEL.library().spinnerf_min_cut(len(excess), len(edges), *arrays):
         raise MemoryError(f"a graph of {len(excess)} nodes and {len(edges)} edges could not be cut")
     return keeps.astype(bool)
 
@@ -69,18 +59,9 @@ def _by_scipy(excess: Integers, edges: Integers, between: Integers) -> npt.NDArr
     return keeps[:count]
 
 
-@functools.cache
-def _library() -> ctypes.CDLL:
-    library = load_kernel(_SOURCE)
+def _declare(library: ctypes.CDLL) -> None:
     library.spinnerf_min_cut.argtypes = [ctypes.c_int32, ctypes.c_int32] + 5 * [ctypes.c_void_p]
     library.spinnerf_min_cut.restype = ctypes.c_int32
-    return library
-
-
-@functools.cache
-def _available(choice: str) -> bool:
-    """Whether the kernel is to be used; tried once."""
-    return choose_native(VARIABLE, choice, _agrees, "surfaces are cut by scipy", other="scipy")
 
 
 def _agrees() -> bool:
@@ -90,3 +71,13 @@ def _agrees() -> bool:
     edges = np.concatenate([np.stack([first.ravel(), second.ravel()], axis=1) for first, second in pairs])
     excess, between = node.ravel() * 37 % 19 - 9, np.arange(len(edges)) * 23 % 7
     return np.array_equal(_by_kernel(excess, edges, between), _by_scipy(excess, edges, between))
+
+
+KERNEL = Kernel(
+    __file__,
+    _declare,
+    _agrees,
+    "surfaces are cut by scipy",
+    other="scipy",
+    old_variable="SPINNERF_MAX_FLOW",
+)

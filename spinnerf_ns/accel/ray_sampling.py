@@ -7,18 +7,15 @@ each part in one pass, and ray samples are put together without being broadcast 
 The arithmetic is nerfstudio's and so are the random numbers: samples, positions and densities are equal bit by bit whatever the
 number of threads, gradients but for rounding.
 
-The environment variable SPINNERF_RAY_SAMPLING chooses the implementation: "auto" (the default: native, else torch), "native"
-or "torch". Off the CPU, and wherever a gradient by position is wanted, it is always nerfstudio's torch path.
+Off the CPU, wherever a gradient by position is wanted, and where SPINNERF_KERNELS turns the kernels off (see native.py), it is
+nerfstudio's torch path.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from nerfstudio.cameras.rays import Frustums, RayBundle, RaySamples
@@ -27,12 +24,9 @@ from nerfstudio.field_components.spatial_distortions import SceneContraction, Sp
 from nerfstudio.model_components.ray_samplers import PDFSampler, SpacedSampler, UniformLinDispPiecewiseSampler
 from torch import Tensor, nn
 
-from spinnerf_ns.accel.kernels import load_kernel
-from spinnerf_ns.accel.native import choose_native, is_tracing, kernel_threads, requested
+from spinnerf_ns.accel.native import Kernel, is_tracing, kernel_threads
 from spinnerf_ns.accel.scene_placement import PlacedContraction, PlacedPiecewiseSampler
 
-VARIABLE = "SPINNERF_RAY_SAMPLING"
-_SOURCE = Path(__file__).with_suffix(".cpp")
 _ORIGIN, _UNIT = torch.zeros(3), torch.ones(())  # what nerfstudio's contraction is about
 
 
@@ -136,7 +130,7 @@ def piecewise_spacing(
         rays, edges = len(nears), bins.shape[1]
         bins, step = _rows(bins.expand(rays, edges))
         first, last, out = nears.contiguous(), fars.contiguous(), bins.new_empty(rays, edges)
-        _library().spinnerf_piecewise_distances(
+        KERNEL.library().spinnerf_piecewise_distances(
             bins.data_ptr(), step, rays, edges, first.data_ptr(), last.data_ptr(), radius, out.data_ptr(), kernel_threads()
         )
         return out
@@ -167,7 +161,7 @@ def resample_bins(
     )
     rays, edges = len(weights), len(levels)
     out = weights.new_empty(rays, edges)
-    _library().spinnerf_resample_bins(
+    KERNEL.library().spinnerf_resample_bins(
         weights.data_ptr(), weights_step, sums.data_ptr(), starts.data_ptr(), starts_step, ends.data_ptr(), ends_step, rays,
         weights.shape[1], levels.data_ptr(), None if jitter is None else jitter.data_ptr(),
         0 if jitter is None else jitter.shape[1], edges, eps, out.data_ptr(), kernel_threads(),
@@ -189,7 +183,7 @@ class RayFrustums(Frustums):
         origins, directions = origins[:, 0].contiguous(), directions[:, 0].contiguous()
         (starts, starts_step), (ends, ends_step) = _rows(self.starts[..., 0]), _rows(self.ends[..., 0])
         out = origins.new_empty(*self._shape, 3)
-        _library().spinnerf_sample_positions(
+        KERNEL.library().spinnerf_sample_positions(
             origins.data_ptr(), directions.data_ptr(), starts.data_ptr(), starts_step, ends.data_ptr(), ends_step,
             *self._shape, out.data_ptr(), kernel_threads(),
         )  # fmt: skip
@@ -258,7 +252,7 @@ def grid_points(positions: Tensor, distortion: SpatialDistortion | None) -> tupl
         return None
     positions = positions.contiguous()
     points, inside = torch.empty_like(positions), positions.new_empty(*positions.shape[:-1], 1)
-    _library().spinnerf_grid_points(
+    KERNEL.library().spinnerf_grid_points(
         positions.data_ptr(), inside.numel(), center.data_ptr(), radius.data_ptr(), int(center is _ORIGIN),
         points.data_ptr(), inside.data_ptr(), kernel_threads(),
     )  # fmt: skip
@@ -290,7 +284,7 @@ class _Density(torch.autograd.Function):
         if torch.is_grad_enabled() or not _is_evenly_spaced(logits, step):  # create_graph=True: to be differentiated again
             return grad * inside * ctx.scale * torch.exp(logits.clamp(-15, 15)), None, None
         grad, out = grad.contiguous(), torch.empty_like(density)
-        _library().spinnerf_density_backward(
+        KERNEL.library().spinnerf_density_backward(
             grad.data_ptr(), logits.data_ptr(), step, density.data_ptr(), inside.data_ptr(), out.numel(), ctx.scale,
             out.data_ptr(), kernel_threads(),
         )  # fmt: skip
@@ -319,7 +313,7 @@ def is_native(*values: Tensor) -> bool:
     for tensor in values:
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
             return False
-    return not is_tracing() and _available(requested(VARIABLE))
+    return not is_tracing() and KERNEL.is_used()
 
 
 def _wants_gradient(*values: Tensor) -> bool:
@@ -327,9 +321,7 @@ def _wants_gradient(*values: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in values)
 
 
-@functools.cache
-def _library() -> ctypes.CDLL:
-    library = load_kernel(_SOURCE)
+def _declare(library: ctypes.CDLL) -> None:
     pointer, long, integer, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
     rows = [pointer, long]
     library.spinnerf_resample_bins.argtypes = [
@@ -341,25 +333,16 @@ def _library() -> ctypes.CDLL:
     library.spinnerf_density_backward.argtypes = [pointer, *rows, pointer, pointer, long, number, pointer, integer]
     for name in ("resample_bins", "piecewise_distances", "sample_positions", "grid_points", "density_backward"):
         getattr(library, f"spinnerf_{name}").restype = None
-    return library
-
-
-@functools.cache
-def _available(choice: str) -> bool:
-    """Whether the kernels are to be used; tried once."""
-    return choose_native(VARIABLE, choice, _agrees, "rays are sampled on nerfstudio's torch path")
 
 
 def _agrees() -> bool:
     """Whether what comes out after all of the kernels is what torch computes."""
-    _library()
-    with mock.patch(f"{__name__}._available", lambda requested: True):
-        placed = PlacedContraction(torch.tensor([0.3, -0.2, 0.1]), 1.7)
-        return (
-            _places_agree(UniformLinDispPiecewiseSampler(8), SceneContraction(order=float("inf")))
-            and _places_agree(PlacedPiecewiseSampler(1.7), placed)
-            and _densities_agree()
-        )
+    placed = PlacedContraction(torch.tensor([0.3, -0.2, 0.1]), 1.7)
+    return (
+        _places_agree(UniformLinDispPiecewiseSampler(8), SceneContraction(order=float("inf")))
+        and _places_agree(PlacedPiecewiseSampler(1.7), placed)
+        and _densities_agree()
+    )
 
 
 @torch.no_grad()
@@ -387,3 +370,12 @@ def _densities_agree() -> bool:
     truth = 0.3 * trunc_exp(features[:, 1:]) * inside
     pairs = [(found, truth), [torch.autograd.grad((values * inside.cumsum(0)).sum(), features)[0] for values in (found, truth)]]
     return all(torch.allclose(ours, theirs, rtol=1e-4, atol=0.0) for ours, theirs in pairs)
+
+
+KERNEL = Kernel(
+    __file__,
+    _declare,
+    _agrees,
+    "rays are sampled on nerfstudio's torch path",
+    old_variable="SPINNERF_RAY_SAMPLING",
+)

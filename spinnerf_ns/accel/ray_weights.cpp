@@ -10,6 +10,7 @@
 // Arrays are float32 with consecutive samples of a ray; what has a stride has it between rays, in floats. Running sums are in
 // double, as torch's cumsum is. Sums over rays go ray by ray, whatever the number of threads. Built with -ffp-contract=fast for
 // fused multiply-add.
+// flags: -ffp-contract=fast
 
 #include <cmath>
 #include <cstdint>

@@ -7,8 +7,7 @@ has the gradient of a loss ready by the time it has its value.
 Results differ from nerfstudio's by the rounding of sums and of exp: weights by no more than 1e-6, losses by 1e-5 of their value.
 They are the same whatever the number of threads.
 
-The environment variable SPINNERF_RAY_WEIGHTS chooses the implementation: "auto" (the default: native, else torch), "native" or
-"torch". Off the CPU, and for anything but float32, it is always torch's.
+Off the CPU, for anything but float32, and where SPINNERF_KERNELS turns the kernel off (see native.py), torch does the work.
 
 Shapes: R rays, S samples of a ray.
 """
@@ -19,10 +18,8 @@ import ctypes
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import torch
 from nerfstudio.cameras.rays import RaySamples
@@ -31,12 +28,11 @@ from nerfstudio.model_components.ray_samplers import ProposalNetworkSampler
 from nerfstudio.models import nerfacto
 from torch import Tensor, nn
 
-from spinnerf_ns.accel.kernels import KernelUnavailable, load_kernel
-from spinnerf_ns.accel.native import choose_native, is_tracing, kernel_threads, requested
+from spinnerf_ns.accel.kernels import KernelUnavailable
+from spinnerf_ns.accel.native import Kernel, is_tracing, kernel_threads
+from spinnerf_ns.accel.replaced import replaced
 
-VARIABLE = "SPINNERF_RAY_WEIGHTS"
 MAX_SAMPLES = 1024  # of ray_weights.cpp
-_SOURCE = Path(__file__).with_suffix(".cpp")
 
 
 def accelerate(module: nn.Module) -> int:
@@ -65,9 +61,8 @@ def _weigh_fast(sampler: nn.Module, arguments: tuple, samples: Any) -> None:
 @contextmanager
 def fast_losses() -> Iterator[None]:
     """Within this context nerfacto's models take their interlevel and distortion loss from here."""
-    with mock.patch.object(nerfacto, "interlevel_loss", interlevel_loss):
-        with mock.patch.object(nerfacto, "distortion_loss", distortion_loss):
-            yield
+    with replaced(nerfacto, interlevel_loss=interlevel_loss, distortion_loss=distortion_loss):
+        yield
 
 
 # -------------------------------------------------------------------------------------------------------------- weights
@@ -123,7 +118,7 @@ class _NativeWeights(torch.autograd.Function):
 def _weights_forward(densities: Tensor, deltas: Tensor) -> Tensor:
     densities, deltas = densities.detach().contiguous(), deltas.detach().contiguous()
     weights = torch.empty_like(densities)
-    _library().spinnerf_ray_weights_forward(
+    KERNEL.library().spinnerf_ray_weights_forward(
         densities.data_ptr(), deltas.data_ptr(), *weights.shape[:2], weights.data_ptr(), kernel_threads()
     )
     return weights
@@ -135,7 +130,7 @@ def _weights_backward(
     densities, deltas, grad = (tensor.detach().contiguous() for tensor in (densities, deltas, grad))
     grad_densities = torch.empty_like(densities) if wants_densities else None
     grad_deltas = torch.empty_like(deltas) if wants_deltas else None
-    _library().spinnerf_ray_weights_backward(
+    KERNEL.library().spinnerf_ray_weights_backward(
         densities.data_ptr(),
         deltas.data_ptr(),
         grad.data_ptr(),
@@ -191,11 +186,11 @@ def distortion_loss(weights_list: list[Tensor], ray_samples_list: list[RaySample
     )
 
 
-Kernel = Callable[[Tensor, bool], "tuple[Tensor, Tensor | None]"]
+LossKernel = Callable[[Tensor, bool], "tuple[Tensor, Tensor | None]"]
 """((R, S, 1) weights, whether a gradient is wanted) -> scalar loss, its gradient by the weights."""
 
 
-def _loss_by_weights(weights: Tensor, kernel: Kernel, by_torch: Callable[[Tensor], Tensor]) -> Tensor:
+def _loss_by_weights(weights: Tensor, kernel: LossKernel, by_torch: Callable[[Tensor], Tensor]) -> Tensor:
     if torch.is_grad_enabled() and weights.requires_grad:
         return _NativeLoss.apply(weights, kernel, by_torch)
     return kernel(weights.detach(), False)[0]
@@ -205,7 +200,7 @@ class _NativeLoss(torch.autograd.Function):
     """A loss whose kernel finds the gradient along with the value."""
 
     @staticmethod
-    def forward(ctx, weights: Tensor, kernel: Kernel, by_torch: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(ctx, weights: Tensor, kernel: LossKernel, by_torch: Callable[[Tensor], Tensor]) -> Tensor:
         loss, gradient = kernel(weights.detach(), True)
         ctx.by_torch = by_torch
         ctx.save_for_backward(weights, gradient)
@@ -238,7 +233,7 @@ def _distortion(edges: Tensor, weights: Tensor, wants_gradient: bool) -> tuple[T
     weights = weights.contiguous()
     rays, samples = weights.shape[:2]
     gradient, losses = torch.empty_like(weights) if wants_gradient else None, edges.new_empty(rays, dtype=torch.float64)
-    loss = _library().spinnerf_ray_distortion(
+    loss = KERNEL.library().spinnerf_ray_distortion(
         edges.data_ptr(),
         edges.stride(0),
         weights.data_ptr(),
@@ -259,7 +254,7 @@ def _interlevel(
     rays, samples = weights.shape[:2]
     gradient = torch.empty_like(proposal_weights) if wants_gradient else None
     losses = edges.new_empty(rays, dtype=torch.float64)
-    loss = _library().spinnerf_ray_interlevel(
+    loss = KERNEL.library().spinnerf_ray_interlevel(
         edges.data_ptr(),
         edges.stride(0),
         weights.data_ptr(),
@@ -281,7 +276,7 @@ def _interlevel(
 # --------------------------------------------------------------------------------------------------------------- kernel
 def _goes_native(values: Tensor, samples: RaySamples | None = None) -> bool:
     """Whether the kernel takes (R, S, 1) values and, where given, the bins of their samples."""
-    if is_tracing() or not _is_ours(values) or not _available(requested(VARIABLE)):
+    if is_tracing() or not _is_ours(values) or not KERNEL.is_used():
         return False
     if samples is None:
         return True
@@ -300,9 +295,7 @@ def _is_ours(values: Tensor) -> bool:
     )
 
 
-@functools.cache
-def _library() -> ctypes.CDLL:
-    library = load_kernel(_SOURCE, "-ffp-contract=fast")
+def _declare(library: ctypes.CDLL) -> None:
     pointer, long, integer, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_double
     library.spinnerf_ray_weights_forward.argtypes = [pointer, pointer, long, integer, pointer, integer]
     library.spinnerf_ray_weights_forward.restype = None
@@ -315,13 +308,6 @@ def _library() -> ctypes.CDLL:
     library.spinnerf_ray_interlevel.restype = real
     if library.spinnerf_ray_max_samples() != MAX_SAMPLES:
         raise KernelUnavailable("ray_weights.cpp and ray_weights.py state different limits")
-    return library
-
-
-@functools.cache
-def _available(choice: str) -> bool:
-    """Whether the kernel is to be used; tried once."""
-    return choose_native(VARIABLE, choice, _agrees, "rendering weights and their losses run on torch's path")
 
 
 def _agrees() -> bool:
@@ -348,3 +334,12 @@ def _agrees() -> bool:
             lambda own: stock.lossfun_outer(final_edges, final[..., 0], edges, own[..., 0]).mean(),
         )
     return all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(found, truth, strict=True))
+
+
+KERNEL = Kernel(
+    __file__,
+    _declare,
+    _agrees,
+    "rendering weights and their losses run on torch's path",
+    old_variable="SPINNERF_RAY_WEIGHTS",
+)

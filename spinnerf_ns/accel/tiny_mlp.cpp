@@ -13,6 +13,7 @@
 // fixed order that depends on the number of points alone.
 //
 // Arrays are contiguous float32, rows of x may lie further apart. weights[l] is (widths[l + 1], widths[l]).
+// flags: -ffp-contract=fast
 
 #include <cmath>
 #include <cstdint>

@@ -7,29 +7,24 @@ Parameters, their names and shapes are unchanged, so checkpoints are interchange
 Results differ from torch's by the rounding of sums: by no more than 1e-5 of the largest value. They are the same whatever
 the number of threads. Under autocast the kernel computes in float32 all the same: it is faster and more exact.
 
-The environment variable SPINNERF_TINY_MLP chooses the implementation: "auto" (the default: native, else torch), "native" or
-"torch". Off the CPU, and for networks of another kind, it is always torch's.
+Off the CPU, for networks of another kind, and where SPINNERF_KERNELS turns the kernel off (see native.py), torch does the work.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from nerfstudio.field_components.mlp import MLP
 from torch import Tensor, nn
 
-from spinnerf_ns.accel.kernels import KernelUnavailable, load_kernel
-from spinnerf_ns.accel.native import choose_native, is_tracing, kernel_threads, requested
+from spinnerf_ns.accel.kernels import KernelUnavailable
+from spinnerf_ns.accel.native import Kernel, is_tracing, kernel_threads
 
-VARIABLE = "SPINNERF_TINY_MLP"
 LEAST_ROWS = 4096
 """Below this many rows torch is as fast."""
 MAX_WIDTH, MAX_LAYERS = 64, 8  # of tiny_mlp.cpp
-_SOURCE = Path(__file__).with_suffix(".cpp")
 
 
 def accelerate(module: nn.Module) -> int:
@@ -82,7 +77,7 @@ class FastMLP(MLP):
         same = in_tensor.dtype == torch.float32 or (in_tensor.dtype == torch.bfloat16 and torch.is_autocast_cpu_enabled())
         if not same or weight.dtype != torch.float32 or weight.device.type != "cpu" or in_tensor.shape[-1] != self.in_dim:
             return False
-        return _suits(self) and _available(requested(VARIABLE))
+        return _suits(self) and KERNEL.is_used()
 
 
 def _suits(network: MLP) -> bool:
@@ -136,7 +131,7 @@ def torch_mlp(rows: Tensor, sigmoid: bool, parameters: list[Tensor]) -> Tensor:
 def _forward(rows: Tensor, sigmoid: bool, parameters: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
     arguments, kept = _arguments(rows, sigmoid, parameters)
     out = rows.new_empty(len(rows), len(kept[-1]))
-    _library().spinnerf_mlp_forward(*arguments, out.data_ptr(), kernel_threads())
+    KERNEL.library().spinnerf_mlp_forward(*arguments, out.data_ptr(), kernel_threads())
     return out
 
 
@@ -154,7 +149,7 @@ def _backward(
     grad_rows = rows.new_empty(rows.shape) if wants_rows else None
     sizes = [tensor.numel() for tensor in kept]
     flat = rows.new_empty(sum(sizes)) if wants_parameters else None
-    failed = _library().spinnerf_mlp_backward(
+    failed = KERNEL.library().spinnerf_mlp_backward(
         *arguments,
         None if out is None else out.data_ptr(),
         grad.data_ptr(),
@@ -179,9 +174,7 @@ def _arguments(rows: Tensor, sigmoid: bool, parameters: list[Tensor] | tuple[Ten
     return (rows.data_ptr(), len(rows), rows.stride(0), widths, count, weights, biases, int(sigmoid)), kept
 
 
-@functools.cache
-def _library() -> ctypes.CDLL:
-    library = load_kernel(_SOURCE, "-ffp-contract=fast")
+def _declare(library: ctypes.CDLL) -> None:
     pointer, long, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     integers, pointers = ctypes.POINTER(integer), ctypes.POINTER(pointer)
     network = [pointer, long, long, integers, integer, pointers, pointers, integer]
@@ -190,13 +183,6 @@ def _library() -> ctypes.CDLL:
     library.spinnerf_mlp_backward.argtypes = [*network, pointer, pointer, pointer, pointer, integer]
     if (library.spinnerf_mlp_max_width(), library.spinnerf_mlp_max_layers()) != (MAX_WIDTH, MAX_LAYERS):
         raise KernelUnavailable("tiny_mlp.cpp and tiny_mlp.py state different limits")
-    return library
-
-
-@functools.cache
-def _available(choice: str) -> bool:
-    """Whether the kernel is to be used; tried once."""
-    return choose_native(VARIABLE, choice, _agrees, "small networks run on torch's path")
 
 
 def _agrees() -> bool:
@@ -211,3 +197,6 @@ def _agrees() -> bool:
             out = function(inputs[0], True, inputs[1:])
             results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
     return all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*results, strict=True))
+
+
+KERNEL = Kernel(__file__, _declare, _agrees, "small networks run on torch's path", old_variable="SPINNERF_TINY_MLP")

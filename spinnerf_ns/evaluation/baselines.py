@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-from unittest import mock
 
 import torch
 from nerfstudio.cameras.rays import RayBundle
@@ -23,8 +22,10 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 
+from spinnerf_ns.accel.nerfacto import accelerate_nerfacto
+from spinnerf_ns.accel.replaced import replaced
 from spinnerf_ns.nerf.background_field import LAST_RATE, RATE
-from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY, CachedLpips, accelerate_nerfacto
+from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY, without_lpips_download
 from spinnerf_ns.nerf.data.inpaint_data import SpinnerfInpaintDataManager, SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.runs import apply, load_run, method_config, restore, with_steps
 from spinnerf_ns.scene.removed import TRANSFORMS_MASKED
@@ -179,19 +180,18 @@ def from_scratch(ours: TrainerConfig, before: int) -> TrainerConfig:
 def stock_models_without_download() -> Iterator[None]:
     """Within this context stock nerfacto is built without its LPIPS download, with ours' fast grid, networks and losses.
 
-    They equal the stock torch path but for rounding (see nerf/hash_grid.py, tiny_mlp.py, ray_sampling.py and ray_weights.py), so
-    only the time changes.
+    These equal the stock torch path but for rounding (see `accelerate_nerfacto`), so only the time changes.
     """
     from spinnerf_ns.accel import ray_weights
 
     original = NerfactoModel.populate_modules
 
     def populate(self: NerfactoModel) -> None:
-        with mock.patch("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", CachedLpips):
+        with without_lpips_download():
             original(self)
         accelerate_nerfacto(self, verbose=False)
 
-    with mock.patch.object(NerfactoModel, "populate_modules", populate), ray_weights.fast_losses():
+    with replaced(NerfactoModel, populate_modules=populate), ray_weights.fast_losses():
         yield
 
 

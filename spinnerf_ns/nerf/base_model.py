@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from unittest import mock
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
@@ -18,6 +17,8 @@ from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
 from torch import Tensor, nn
 
 from spinnerf_ns.accel import ray_weights
+from spinnerf_ns.accel.nerfacto import accelerate_nerfacto
+from spinnerf_ns.accel.replaced import replaced
 from spinnerf_ns.accel.scene_placement import PlacedContraction, PlacedPiecewiseSampler
 from spinnerf_ns.nerf.data.pixel_samplers import Family, RayLayout
 from spinnerf_ns.nerf.losses import sparse_depth_loss, stop_geometry
@@ -63,7 +64,7 @@ class SpinnerfModel(NerfactoModel):
 
     def populate_modules(self) -> None:
         """Builds nerfacto's modules without the network that it would download for its LPIPS metric."""
-        with _without_lpips_download():
+        with without_lpips_download():
             super().populate_modules()
         self.psnr = Psnr()
         if self.config.place_scene and not self.config.disable_scene_contraction:
@@ -236,28 +237,6 @@ class SpinnerfModel(NerfactoModel):
         return metrics, images
 
 
-def accelerate_nerfacto(model: NerfactoModel, verbose: bool = True) -> None:
-    """Lets a nerfacto model, ours or nerfstudio's, use the fast grids, networks, samples and weights, in place.
-
-    Args:
-        model: with all its fields built.
-        verbose: print a line about hash grids.
-    """
-    from spinnerf_ns.accel import fast_field, hash_grid, ray_sampling, tiny_mlp
-
-    hash_grid.accelerate(model, verbose=verbose)
-    tiny_mlp.accelerate(model)
-    fast_field.accelerate(model)
-    fast_field.accelerate_proposals(model)
-    ray_sampling.accelerate(model)
-    # What differentiates the fields by position.
-    position_gradients = model.config.predict_normals or model.config.camera_optimizer.mode != "off"
-    for module in model.modules():
-        if isinstance(module, hash_grid.FastHashEncoding):
-            module.position_gradients = position_gradients
-    ray_weights.accelerate(model)
-
-
 def uniform_part(outputs: dict, batch: dict) -> tuple[dict, dict]:
     """Outputs and batch of the uniform rays alone, for the losses that nerfacto has; ray samples stay those of all rays."""
     layout: RayLayout | None = batch.get("layout")
@@ -330,12 +309,13 @@ class CachedLpips(nn.Module):
 
 
 @contextmanager
-def _without_lpips_download() -> Iterator[None]:
+def without_lpips_download() -> Iterator[None]:
     """Nerfacto builds torchmetrics' LPIPS when it is constructed, which downloads 233 MB; here it gets `CachedLpips`."""
-    name = "LearnedPerceptualImagePatchSimilarity"
-    with mock.patch(f"torchmetrics.image.lpip.{name}", CachedLpips):
-        if hasattr(nerfacto, name):  # later versions of nerfstudio import it at the module's top
-            with mock.patch.object(nerfacto, name, CachedLpips):
+    from torchmetrics.image import lpip
+
+    with replaced(lpip, LearnedPerceptualImagePatchSimilarity=CachedLpips):
+        if hasattr(nerfacto, "LearnedPerceptualImagePatchSimilarity"):  # later versions of nerfstudio import it at the module's top
+            with replaced(nerfacto, LearnedPerceptualImagePatchSimilarity=CachedLpips):
                 yield
         else:
             yield

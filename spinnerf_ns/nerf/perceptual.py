@@ -71,8 +71,8 @@ def make_perceptual_loss(
     """Builds a perceptual loss.
 
     Args:
-        name: which one. "auto" is LPIPS-VGG where its weights are or the user lets them be fetched (or, with `weights`, LPIPS with the network that
-            the file belongs to), else "ssim", and one printed line says so.
+        name: which one. "auto" is LPIPS-VGG where its weights are here or the user lets them be fetched (or, with `weights`, LPIPS
+            with the network that the file belongs to), else "ssim", and one printed line says so.
         weights: file with the backbone's weights in torchvision's layout.
         device: where to put the network at first.
         allow_download: whether weights that are in no cache may be downloaded.

@@ -13,7 +13,8 @@ from spinnerf_ns.weights.consent import asking_first
 
 AUTO = "auto"
 AUTO_ORDER = {SEGMENTERS.kind: ("sam", "grabcut"), TRACKERS.kind: ("sam2", "flow")}
-"""Kind of backend -> what `auto` takes if its package is installed and its weights are here or the user lets them be fetched, and what it takes else."""
+"""Kind of backend -> what `auto` takes if its package is installed and its weights are here or the user lets them be fetched,
+and what it takes else."""
 
 
 def choose(registry: Registry, name: str, options: Mapping[str, Any] | None = None, recorded: str | None = None) -> Any:

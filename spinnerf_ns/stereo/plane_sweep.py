@@ -1,24 +1,15 @@
-"""`matching`'s functions in C++ (plane_sweep.cpp, built on first use): the same results but for rounding, far faster.
-
-The environment variable SPINNERF_STEREO chooses the implementation: "auto" (the default: native, else torch), "native" or "torch".
-"""
+"""`matching`'s functions in C++ (plane_sweep.cpp, see accel/native.py): the same results but for rounding, far faster."""
 
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from spinnerf_ns.accel.kernels import load_kernel
-from spinnerf_ns.accel.native import choose_native, kernel_threads, requested
+from spinnerf_ns.accel.native import Kernel, kernel_threads
 from spinnerf_ns.stereo import matching
 from spinnerf_ns.stereo.matching import Photos, Samples, Tensor
-
-VARIABLE = "SPINNERF_STEREO"
-_SOURCE = Path(__file__).with_suffix(".cpp")
 
 
 def sweep(photos: Photos, inverses: Tensor, radius: int) -> Tensor:
@@ -30,7 +21,7 @@ def _native_sweep(photos: Photos, inverses: Tensor, radius: int) -> Tensor:
     arguments = _Arguments(photos)
     volume = torch.empty(*photos.reference.shape, len(inverses))
     inverses = inverses.contiguous()
-    _library().spinnerf_stereo_sweep(
+    KERNEL.library().spinnerf_stereo_sweep(
         arguments.fields, len(inverses), inverses.data_ptr(), radius, volume.data_ptr(), kernel_threads()
     )
     return volume
@@ -45,7 +36,7 @@ def _native_aggregate(volume: Tensor, guide: Tensor, small: float, large: float,
     volume, guide = volume.contiguous(), guide.contiguous()
     sums = torch.zeros_like(volume)
     place, least = torch.empty_like(guide), torch.empty_like(guide)
-    _library().spinnerf_stereo_aggregate(
+    KERNEL.library().spinnerf_stereo_aggregate(
         *volume.shape, volume.data_ptr(), guide.data_ptr(), small, large, contrast,
         sums.data_ptr(), place.data_ptr(), least.data_ptr(), kernel_threads(),
     )  # fmt: skip
@@ -83,7 +74,7 @@ def _native_refine(
     down, right = (torch.tensor([offset[i] for offset in offsets], dtype=torch.int64) for i in (0, 1))
     planes, anchor = planes.contiguous(), anchor.contiguous()
     out, costs = torch.empty_like(planes), torch.empty_like(anchor)
-    _library().spinnerf_stereo_refine(
+    KERNEL.library().spinnerf_stereo_refine(
         arguments.fields, len(samples.dx), samples.dx.data_ptr(), samples.dy.data_ptr(), samples.near.data_ptr(),
         samples.contrast, len(offsets), down.data_ptr(), right.data_ptr(), reach, tilt, pull, unit,
         anchor.data_ptr(), planes.data_ptr(), out.data_ptr(), costs.data_ptr(), kernel_threads(),
@@ -121,12 +112,10 @@ class _Arguments:
 
 
 def _native(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and _available(requested(VARIABLE))
+    return tensor.device.type == "cpu" and KERNEL.is_used()
 
 
-@functools.cache
-def _library() -> ctypes.CDLL:
-    library = load_kernel(_SOURCE)
+def _declare(library: ctypes.CDLL) -> None:
     pointer, long, integer, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
     library.spinnerf_stereo_sweep.argtypes = [pointer, long, pointer, long, pointer, integer]
     library.spinnerf_stereo_aggregate.argtypes = [*3 * [long], *2 * [pointer], *3 * [real], *3 * [pointer], integer]
@@ -135,13 +124,6 @@ def _library() -> ctypes.CDLL:
     ]  # fmt: skip
     for name in ("sweep", "aggregate", "refine"):
         getattr(library, f"spinnerf_stereo_{name}").restype = None
-    return library
-
-
-@functools.cache
-def _available(choice: str) -> bool:
-    """Whether the kernel is to be used; tried once."""
-    return choose_native(VARIABLE, choice, _agrees, "stereo runs on torch, some hundred times slower")
 
 
 def _agrees() -> bool:
@@ -173,3 +155,6 @@ def example() -> tuple[Photos, Samples, Tensor]:
     steps = torch.arange(8.0)
     samples = Samples(steps % 3 - 1, (steps / 3).floor() - 1, 1 / (1 + steps), 12.0)
     return photos, samples, torch.linspace(0.2, 0.8, 7)
+
+
+KERNEL = Kernel(__file__, _declare, _agrees, "stereo runs on torch, some hundred times slower")

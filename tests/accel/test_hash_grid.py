@@ -17,6 +17,7 @@ from torch import nn
 
 from spinnerf_ns.accel import hash_grid, kernels
 from spinnerf_ns.accel.hash_grid import FastHashEncoding, accelerate, hash_grid_backend, torch_hash_grid
+from spinnerf_ns.accel.native import VARIABLE
 from spinnerf_ns.errors import SpinnerfError
 
 # Sums in another order: a few units in the last place of the largest term.
@@ -39,7 +40,7 @@ def kernel_cache(tmp_path_factory):
 
 @pytest.fixture
 def native(monkeypatch):
-    monkeypatch.setenv(hash_grid.VARIABLE, "native")
+    monkeypatch.setenv(VARIABLE, "native")
 
 
 def make_pair(levels: int, features: int, log2_size: int, max_res: int = 300) -> tuple[HashEncoding, FastHashEncoding]:
@@ -224,45 +225,44 @@ def test_subclasses_with_their_own_path_are_left_alone():
 
 
 def test_the_variable_chooses(monkeypatch):
-    monkeypatch.setenv(hash_grid.VARIABLE, "torch")
+    monkeypatch.setenv(VARIABLE, "off")
     assert hash_grid_backend() == "torch"
-    monkeypatch.setenv(hash_grid.VARIABLE, "fast")
-    with pytest.raises(SpinnerfError, match="auto, native, compiled or torch"):
+    monkeypatch.setenv(VARIABLE, "fast")
+    with pytest.raises(SpinnerfError, match="set it to auto, off, native"):
         hash_grid_backend()
 
 
 @pytest.fixture
 def no_kernel_yet(monkeypatch, tmp_path):
     """A process that has loaded no kernel, with an empty cache."""
-    caches = [hash_grid._library, hash_grid._backend]  # a test may replace the names
-    for cache in caches:
-        cache.cache_clear()
+    hash_grid.KERNEL.forget()
+    hash_grid._backend.cache_clear()
     monkeypatch.setenv("SPINNERF_KERNEL_CACHE", str(tmp_path / "cache"))
     yield tmp_path / "cache"
-    for cache in caches:
-        cache.cache_clear()
+    hash_grid.KERNEL.forget()
+    hash_grid._backend.cache_clear()
 
 
 def test_without_a_compiler_it_falls_back_and_says_so_once(monkeypatch, no_kernel_yet, capsys):
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(hash_grid, "_compiled", _no_compiled)
-    monkeypatch.delenv(hash_grid.VARIABLE, raising=False)
+    monkeypatch.delenv(VARIABLE, raising=False)
     stock, fast = make_pair(3, 2, 8)
     points = hard_points(5)
     for _ in range(2):
         assert torch.equal(fast(points), stock(points))
     assert capsys.readouterr().out.count("torch path") == 1
-    monkeypatch.setenv(hash_grid.VARIABLE, "native")
+    monkeypatch.setenv(VARIABLE, "native")
     with pytest.raises(SpinnerfError, match="no C\\+\\+ compiler found"):
         hash_grid_backend()
 
 
 def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch, no_kernel_yet, capsys):
-    monkeypatch.setattr(hash_grid, "_library", lambda: None)
+    monkeypatch.setattr(hash_grid.KERNEL, "library", lambda: None)
     monkeypatch.setattr(hash_grid, "_native_forward", lambda points, table, *_: points.new_ones(len(points), 4))
     monkeypatch.setattr(hash_grid, "_native_backward", lambda points, table, *_: (points * 0, table * 0))
     monkeypatch.setattr(hash_grid, "_compiled", _no_compiled)
-    monkeypatch.delenv(hash_grid.VARIABLE, raising=False)
+    monkeypatch.delenv(VARIABLE, raising=False)
     assert hash_grid_backend() == "torch"
     assert "differ" in capsys.readouterr().out.replace("\n", " ")
 
@@ -277,7 +277,7 @@ def test_a_compiler_that_fails_leaves_nothing_behind(monkeypatch, no_kernel_yet,
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     with pytest.raises(kernels.KernelUnavailable, match="made to fail"):
-        kernels.load_kernel(hash_grid._SOURCE)
+        kernels.load_kernel(hash_grid.KERNEL.source)
     assert not list(no_kernel_yet.iterdir())
 
 

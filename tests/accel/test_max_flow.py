@@ -10,6 +10,7 @@ import pytest
 
 from spinnerf_ns.accel import kernels, max_flow
 from spinnerf_ns.accel.max_flow import source_side
+from spinnerf_ns.accel.native import VARIABLE
 from spinnerf_ns.errors import SpinnerfError
 
 needs_compiler = pytest.mark.skipif(kernels.find_compiler() is None, reason="no C++ compiler: no native kernel")
@@ -21,15 +22,15 @@ KEPT = [True, True, False]
 @pytest.fixture(autouse=True)
 def untried():
     """Implementations are tried anew."""
-    max_flow._available.cache_clear()
+    max_flow.KERNEL.forget()
     yield
-    max_flow._available.cache_clear()
+    max_flow.KERNEL.forget()
 
 
 @needs_compiler
 @pytest.mark.parametrize("most", [3, 1000])
 def test_the_kernel_and_scipy_cut_alike(most, monkeypatch):
-    monkeypatch.setenv(max_flow.VARIABLE, "native")
+    monkeypatch.setenv(VARIABLE, "native")
     generator = np.random.default_rng(most)
     for nodes in [1, *generator.integers(2, 60, 100)]:
         edges = np.array([pair for pair in itertools.combinations(range(nodes), 2) if generator.random() < 0.3]).reshape(-1, 2)
@@ -40,17 +41,17 @@ def test_the_kernel_and_scipy_cut_alike(most, monkeypatch):
         assert found[0] and found.dtype == bool
 
 
-@pytest.mark.parametrize("choice", ["scipy", pytest.param("native", marks=needs_compiler), "auto", ""])
+@pytest.mark.parametrize("choice", ["off", pytest.param("native", marks=needs_compiler), "auto", ""])
 def test_the_variable_chooses(choice, monkeypatch):
-    monkeypatch.setenv(max_flow.VARIABLE, choice)
-    with mock.patch.object(max_flow, "_library", wraps=max_flow._library) as kernel:
+    monkeypatch.setenv(VARIABLE, choice)
+    with mock.patch.object(max_flow.KERNEL, "library", wraps=max_flow.KERNEL.library) as kernel:
         assert source_side(*CHAIN).tolist() == KEPT
-    assert kernel.called == (choice != "scipy")
+    assert kernel.called == (choice != "off")
 
 
 def test_an_unknown_implementation_is_an_error(monkeypatch):
-    monkeypatch.setenv(max_flow.VARIABLE, "torch")
-    with pytest.raises(SpinnerfError, match="SPINNERF_MAX_FLOW=torch names no implementation: set it to auto, native or scipy"):
+    monkeypatch.setenv(VARIABLE, "fastest")
+    with pytest.raises(SpinnerfError, match="SPINNERF_KERNELS=fastest: .* set it to auto, off, native"):
         source_side(*CHAIN)
 
 
@@ -67,9 +68,9 @@ def test_an_unknown_implementation_is_an_error(monkeypatch):
 )
 def test_a_kernel_that_fails_is_not_used(wrong, monkeypatch, capsys):
     monkeypatch.setattr(max_flow, "_by_kernel", wrong)
-    monkeypatch.setenv(max_flow.VARIABLE, "auto")
+    monkeypatch.setenv(VARIABLE, "auto")
     assert source_side(*CHAIN).tolist() == KEPT
     assert "cut by scipy" in capsys.readouterr().out.replace("\n", " ")
-    monkeypatch.setenv(max_flow.VARIABLE, "native")
-    with pytest.raises(SpinnerfError, match="SPINNERF_MAX_FLOW=native can't be had here"):
+    monkeypatch.setenv(VARIABLE, "native")
+    with pytest.raises(SpinnerfError, match="kernel max_flow, which can't be had here"):
         source_side(*CHAIN)

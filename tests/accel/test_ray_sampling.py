@@ -20,6 +20,7 @@ from torch import nn
 
 from spinnerf_ns.accel import fast_field, hash_grid, kernels, ray_sampling
 from spinnerf_ns.accel.fast_field import FastDensityField, FastNerfactoField
+from spinnerf_ns.accel.native import VARIABLE
 from spinnerf_ns.accel.ray_sampling import FastPDFSampler, FastPiecewiseSampler, RayFrustums, accelerate, grid_points
 from spinnerf_ns.accel.scene_placement import PlacedContraction, PlacedPiecewiseSampler
 from spinnerf_ns.errors import SpinnerfError
@@ -39,7 +40,7 @@ PIECEWISE = [PlacedPiecewiseSampler(2.3, single_jitter=True), UniformLinDispPiec
 
 @pytest.fixture(autouse=True)
 def native(monkeypatch):
-    monkeypatch.setenv(ray_sampling.VARIABLE, "native" if kernels.find_compiler() else "auto")
+    monkeypatch.setenv(VARIABLE, "native" if kernels.find_compiler() else "auto")
 
 
 def make_rays(count: int = RAYS) -> RayBundle:
@@ -167,7 +168,7 @@ def test_other_samplers_and_cases_are_left_to_nerfstudio():
     nested.metadata["nested"] = {"value": torch.rand(12, 2)}
     wide = make_rays(12).reshape((3, 4))
     weights = torch.rand(12, 6, 1)
-    with mock.patch.object(ray_sampling, "_library", side_effect=AssertionError("the kernel was asked")):
+    with mock.patch.object(ray_sampling.KERNEL, "library", side_effect=AssertionError("the kernel was asked")):
         truth, found = run_twice(stock[0], first, nested)
         assert torch.equal(found.frustums.starts, truth.frustums.starts)
         truth, found = run_twice(stock[1], drawn, nested, truth, weights)
@@ -304,7 +305,7 @@ def test_fields_and_their_gradients_equal_nerfstudios(contraction, settings):
     positions = positions[torch.isfinite(positions).all(dim=-1)][:9000].view(3000, 3, 3)
     results = []
     for field in make_pair(kind, contraction, **options):
-        with mock.patch.object(ray_sampling, "_library", wraps=ray_sampling._library) as used:
+        with mock.patch.object(ray_sampling.KERNEL, "library", wraps=ray_sampling.KERNEL.library) as used:
             density = field.density_fn(positions)
         assert used.called == isinstance(field, FastDensityField | FastNerfactoField)
         (density.log1p() * positions[..., :1].sin()).sum().backward()
@@ -336,7 +337,7 @@ def test_fields_with_position_gradients_are_left_to_nerfstudio():
     positions = torch.rand(20, 3, requires_grad=True)
     fast.encoding.position_gradients = True
     assert torch.autograd.grad(fast.density_fn(positions).sum(), positions)[0].abs().sum() > 0
-    with mock.patch.object(ray_sampling, "_library", side_effect=AssertionError("the kernel was asked")):
+    with mock.patch.object(ray_sampling.KERNEL, "library", side_effect=AssertionError("the kernel was asked")):
         fast.density_fn(positions.detach())
     bounded = HashMLPDensityField(BOX, num_levels=2, log2_hashmap_size=6, implementation="torch")
     truth = bounded.density_fn(positions)
@@ -379,25 +380,25 @@ def test_a_fast_model_renders_what_a_torch_model_does(make, training):
 # -------------------------------------------------------------------------------------------------------- implementations
 def test_the_variable_chooses(monkeypatch):
     positions = torch.rand(5, 3)
-    monkeypatch.setenv(ray_sampling.VARIABLE, "torch")
+    monkeypatch.setenv(VARIABLE, "off")
     assert grid_points(positions, CONTRACTIONS["placed"]) is None
-    monkeypatch.setenv(ray_sampling.VARIABLE, "fastest")
-    with pytest.raises(SpinnerfError, match="SPINNERF_RAY_SAMPLING=fastest"):
+    monkeypatch.setenv(VARIABLE, "fastest")
+    with pytest.raises(SpinnerfError, match="SPINNERF_KERNELS=fastest"):
         grid_points(positions, CONTRACTIONS["placed"])
 
 
 @needs_compiler
-@pytest.mark.parametrize("broken", ["resample_bins", "_library"])
+@pytest.mark.parametrize("broken", ["resample_bins", "library"])
 def test_kernels_that_fail_are_not_used(monkeypatch, capsys, broken):
-    ray_sampling._available.cache_clear()
-    monkeypatch.setenv(ray_sampling.VARIABLE, "auto")
+    ray_sampling.KERNEL.forget()
+    monkeypatch.setenv(VARIABLE, "auto")
     if broken == "resample_bins":
         monkeypatch.setattr(ray_sampling, broken, lambda weights, starts, ends, levels, *rest: levels.expand(2, -1))
     else:
-        monkeypatch.setattr(ray_sampling, broken, mock.Mock(side_effect=kernels.KernelUnavailable("no compiler")))
+        monkeypatch.setattr(ray_sampling.KERNEL, broken, mock.Mock(side_effect=kernels.KernelUnavailable("no compiler")))
     assert grid_points(torch.rand(5, 3), CONTRACTIONS["placed"]) is None
     assert "torch path" in capsys.readouterr().out.replace("\n", " ")
-    ray_sampling._available.cache_clear()
+    ray_sampling.KERNEL.forget()
 
 
 def without_placement(positions, count, center, radius, *rest):
@@ -415,7 +416,7 @@ def without_placement(positions, count, center, radius, *rest):
     ],
 )
 def test_the_check_finds_an_error_in_any_part(name, change, monkeypatch):
-    assert ray_sampling._agrees()
-    function = getattr(ray_sampling._library(), f"spinnerf_{name}")
-    monkeypatch.setattr(ray_sampling._library(), f"spinnerf_{name}", lambda *arguments: function(*change(*arguments)))
-    assert not ray_sampling._agrees()
+    assert ray_sampling.KERNEL.failure() is None
+    function = getattr(ray_sampling.KERNEL.library(), f"spinnerf_{name}")
+    monkeypatch.setattr(ray_sampling.KERNEL.library(), f"spinnerf_{name}", lambda *arguments: function(*change(*arguments)))
+    assert ray_sampling.KERNEL.failure() is not None

@@ -12,6 +12,7 @@ from nerfstudio.model_components import losses as stock
 from nerfstudio.models import nerfacto
 
 from spinnerf_ns.accel import kernels, ray_weights
+from spinnerf_ns.accel.native import VARIABLE
 from spinnerf_ns.accel.ray_weights import (
     FastRaySamples,
     accelerate,
@@ -32,7 +33,7 @@ LEVELS = [(1, 1), (1, 9), (9, 1), (48, 24), (24, 48), (33, 33)]  # samples of th
 
 @pytest.fixture(autouse=True)
 def native(monkeypatch):
-    monkeypatch.setenv(ray_weights.VARIABLE, "native")
+    monkeypatch.setenv(VARIABLE, "native")
 
 
 def random_edges(samples: int, seed: int, rays: int = RAYS) -> torch.Tensor:
@@ -75,7 +76,7 @@ def assert_close(found, truth, rtol: float = 1e-5, atol: float = 1e-6) -> None:
 
 
 def kernel_unused():
-    return mock.patch.object(ray_weights, "_library", side_effect=AssertionError("the kernel was asked"))
+    return mock.patch.object(ray_weights.KERNEL, "library", side_effect=AssertionError("the kernel was asked"))
 
 
 # -------------------------------------------------------------------------------------------------------------- weights
@@ -92,7 +93,7 @@ def random_rays(samples: int, rays: int = RAYS) -> tuple[torch.Tensor, torch.Ten
 @pytest.mark.parametrize("samples", SIZES)
 def test_weights_equal_nerfstudio(samples):
     rays = random_rays(samples)
-    with mock.patch.object(ray_weights, "_library", wraps=ray_weights._library) as used:
+    with mock.patch.object(ray_weights.KERNEL, "library", wraps=ray_weights.KERNEL.library) as used:
         found = value_and_gradients(rendering_weights, *rays)
     assert used.called
     truth = value_and_gradients(torch_weights, *rays)
@@ -310,25 +311,25 @@ def test_second_derivatives_equal_torch():
 
 
 def test_an_unknown_implementation_is_an_error(monkeypatch):
-    monkeypatch.setenv(ray_weights.VARIABLE, "fastest")
-    with pytest.raises(SpinnerfError, match="SPINNERF_RAY_WEIGHTS=fastest"):
+    monkeypatch.setenv(VARIABLE, "fastest")
+    with pytest.raises(SpinnerfError, match="SPINNERF_KERNELS=fastest"):
         rendering_weights(*random_rays(3))
 
 
 def test_torch_can_be_asked_for(monkeypatch):
-    monkeypatch.setenv(ray_weights.VARIABLE, "torch")
+    monkeypatch.setenv(VARIABLE, "off")
     with kernel_unused():
         everything()
 
 
 def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch, capsys):
-    ray_weights._available.cache_clear()
-    monkeypatch.setenv(ray_weights.VARIABLE, "auto")
+    ray_weights.KERNEL.forget()
+    monkeypatch.setenv(VARIABLE, "auto")
     monkeypatch.setattr(ray_weights, "_weights_forward", lambda densities, deltas: torch.ones_like(densities))
     rays = random_rays(8)
     assert torch.equal(rendering_weights(*rays), torch_weights(*rays))
     assert "torch's path" in capsys.readouterr().out
-    ray_weights._available.cache_clear()
+    ray_weights.KERNEL.forget()
 
 
 # ---------------------------------------------------------------------------------------------------------------- models

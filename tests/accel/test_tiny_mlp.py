@@ -14,6 +14,7 @@ from torch import nn
 
 from spinnerf_ns.accel import kernels, tiny_mlp
 from spinnerf_ns.accel.cpu import keep_freed_memory
+from spinnerf_ns.accel.native import VARIABLE
 from spinnerf_ns.accel.optimizers import FastAdamOptimizerConfig
 from spinnerf_ns.accel.tiny_mlp import FastMLP, accelerate
 from spinnerf_ns.errors import SpinnerfError
@@ -33,7 +34,7 @@ ROWS = 2 * tiny_mlp.LEAST_ROWS + 37
 
 @pytest.fixture
 def native(monkeypatch):
-    monkeypatch.setenv(tiny_mlp.VARIABLE, "native")
+    monkeypatch.setenv(VARIABLE, "native")
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ def test_what_the_kernel_can_not_compute_is_left_to_torch(native):
     assert accelerate(nn.ModuleList([wide, skip, other, tanh])) == 0
     stock, fast = make_pair(8, 2, 16, 3, True)
     rows = torch.randn(ROWS, 8)
-    with mock.patch.object(tiny_mlp, "_library", side_effect=AssertionError("the kernel was asked")):
+    with mock.patch.object(tiny_mlp.KERNEL, "library", side_effect=AssertionError("the kernel was asked")):
         assert torch.equal(fast(rows[:5]), stock(rows[:5]))  # few rows
         assert torch.equal(fast.double()(rows.double()), stock.double()(rows.double()))
         with pytest.raises(RuntimeError, match="shape"):
@@ -212,20 +213,20 @@ def test_parameters_and_copies_stay(monkeypatch):
 
 def test_an_unknown_implementation_is_an_error(monkeypatch):
     _, fast = make_pair(8, 2, 16, 3, True)
-    monkeypatch.setenv(tiny_mlp.VARIABLE, "fastest")
-    with pytest.raises(SpinnerfError, match="SPINNERF_TINY_MLP=fastest"):
+    monkeypatch.setenv(VARIABLE, "fastest")
+    with pytest.raises(SpinnerfError, match="SPINNERF_KERNELS=fastest"):
         fast(torch.randn(ROWS, 8))
 
 
 def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch, capsys):
-    tiny_mlp._available.cache_clear()
-    monkeypatch.setenv(tiny_mlp.VARIABLE, "auto")
+    tiny_mlp.KERNEL.forget()
+    monkeypatch.setenv(VARIABLE, "auto")
     monkeypatch.setattr(tiny_mlp, "_forward", lambda rows, sigmoid, parameters: rows.new_ones(len(rows), 3))
     stock, fast = make_pair(8, 2, 16, 3, True)
     rows = torch.randn(ROWS, 8)
     assert torch.equal(fast(rows), stock(rows))
     assert "torch's path" in capsys.readouterr().out
-    tiny_mlp._available.cache_clear()
+    tiny_mlp.KERNEL.forget()
 
 
 @needs_compiler

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from spinnerf_ns.accel import kernels
+from spinnerf_ns.accel.native import VARIABLE
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.removal.inpainters import INPAINTERS, patch_kernel
 from spinnerf_ns.removal.inpainters.patch_field import Field, Level
@@ -19,9 +20,9 @@ needs_compiler = pytest.mark.skipif(kernels.find_compiler() is None, reason="no 
 @pytest.fixture(autouse=True)
 def untried():
     """Implementations are tried anew."""
-    patch_kernel._available.cache_clear()
+    patch_kernel.KERNEL.forget()
     yield
-    patch_kernel._available.cache_clear()
+    patch_kernel.KERNEL.forget()
 
 
 def noise(height: int, width: int, seed: int = 0):
@@ -92,37 +93,37 @@ def test_threads_change_nothing(monkeypatch):
 def test_holes_are_filled_alike(case, monkeypatch):
     image, hole, patch = CASES[case]
     filled = []
-    for choice in ("numpy", "native"):
-        monkeypatch.setenv(patch_kernel.VARIABLE, choice)
+    for choice in ("off", "native"):
+        monkeypatch.setenv(VARIABLE, choice)
         filled += INPAINTERS.create("patchmatch", patch=patch).inpaint([image], [hole])
     assert np.abs(filled[0].astype(int) - filled[1]).max() <= 1
 
 
-@pytest.mark.parametrize("choice", ["numpy", pytest.param("native", marks=needs_compiler), "auto", ""])
+@pytest.mark.parametrize("choice", ["off", pytest.param("native", marks=needs_compiler), "auto", ""])
 def test_the_variable_chooses(choice, monkeypatch):
-    monkeypatch.setenv(patch_kernel.VARIABLE, choice)
+    monkeypatch.setenv(VARIABLE, choice)
     has_compiler = kernels.find_compiler() is not None
-    assert field_class() is (NativeField if choice != "numpy" and has_compiler else Field)
+    assert field_class() is (NativeField if choice != "off" and has_compiler else Field)
 
 
 def test_an_unknown_implementation_is_an_error(monkeypatch):
-    monkeypatch.setenv(patch_kernel.VARIABLE, "scipy")
+    monkeypatch.setenv(VARIABLE, "fastest")
     image, hole, _ = CASES["inside"]
-    with pytest.raises(SpinnerfError, match="SPINNERF_PATCHMATCH=scipy names no implementation: set it to auto, native or numpy"):
+    with pytest.raises(SpinnerfError, match="SPINNERF_KERNELS=fastest: .* set it to auto, off, native"):
         INPAINTERS.create("patchmatch").inpaint([image], [hole])
 
 
 def test_without_a_compiler_numpy_does_it(monkeypatch, tmp_path, capsys):
-    patch_kernel._library.cache_clear()
+    patch_kernel.KERNEL.forget()
     monkeypatch.setattr(kernels, "find_compiler", lambda: None)
     monkeypatch.setenv("SPINNERF_KERNEL_CACHE", str(tmp_path))
-    monkeypatch.setenv(patch_kernel.VARIABLE, "auto")
+    monkeypatch.setenv(VARIABLE, "auto")
     image, hole, _ = CASES["inside"]
     with mock.patch.object(Field, "_try", autospec=True, side_effect=Field._try) as tried:
         INPAINTERS.create("patchmatch").inpaint([image], [hole])
     assert tried.called and "no C++ compiler found" in capsys.readouterr().out.replace("\n", " ")
-    monkeypatch.setenv(patch_kernel.VARIABLE, "native")
-    with pytest.raises(SpinnerfError, match="SPINNERF_PATCHMATCH=native can't be had here"):
+    monkeypatch.setenv(VARIABLE, "native")
+    with pytest.raises(SpinnerfError, match="kernel patch_kernel, which can't be had here"):
         field_class()
 
 
@@ -139,15 +140,15 @@ def test_without_a_compiler_numpy_does_it(monkeypatch, tmp_path, capsys):
     ids=["down is right", "nothing around", "equal votes", "unavailable", "damaged"],
 )
 def test_a_kernel_that_fails_is_not_used(name, wrong, monkeypatch, capsys):
-    assert patch_kernel._agrees()
+    assert patch_kernel.KERNEL.failure() is None
     if not isinstance(wrong, mock.Mock):  # on numpy's path, so that it is this method alone that differs
         for other in ("_look", "_propagate", "_try_around", "_mean_of_votes"):
             monkeypatch.setattr(NativeField, other, getattr(Field, other))
-        assert patch_kernel._agrees()
+        assert patch_kernel.KERNEL.failure() is None
     monkeypatch.setattr(NativeField, name, wrong)
-    monkeypatch.setenv(patch_kernel.VARIABLE, "auto")
+    monkeypatch.setenv(VARIABLE, "auto")
     assert field_class() is Field
     assert "patchmatch runs on numpy" in capsys.readouterr().out.replace("\n", " ")
-    monkeypatch.setenv(patch_kernel.VARIABLE, "native")
-    with pytest.raises(SpinnerfError, match="SPINNERF_PATCHMATCH=native can't be had here"):
+    monkeypatch.setenv(VARIABLE, "native")
+    with pytest.raises(SpinnerfError, match="kernel patch_kernel, which can't be had here"):
         field_class()

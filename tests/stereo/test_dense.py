@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from spinnerf_ns.accel.kernels import KernelUnavailable
+from spinnerf_ns.accel.native import VARIABLE
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import write_png
 from spinnerf_ns.scene.cameras import project, ray_directions
@@ -131,8 +133,8 @@ def test_photos_that_share_nothing_have_no_depth(tmp_path):
 def both(request):
     """The kernel's functions beside torch's; skipped where the kernel can't be had."""
     try:
-        plane_sweep._library()
-    except plane_sweep.KernelUnavailable as error:
+        plane_sweep.KERNEL.library()
+    except KernelUnavailable as error:
         pytest.skip(str(error))
 
 
@@ -170,9 +172,9 @@ def test_threads_change_nothing(both):
 
 
 def test_an_unknown_implementation_is_refused(monkeypatch):
-    monkeypatch.setenv(plane_sweep.VARIABLE, "cuda")
+    monkeypatch.setenv(VARIABLE, "cuda")
     photos, _, inverses = plane_sweep.example()
-    with pytest.raises(SpinnerfError, match="SPINNERF_STEREO=cuda"):
+    with pytest.raises(SpinnerfError, match="SPINNERF_KERNELS=cuda"):
         plane_sweep.sweep(photos, inverses, 2)
 
 

@@ -1,25 +1,17 @@
-"""`patch_field.Field` with its loops over patches in C++ (patch_kernel.cpp, built on first use). Both choose the same sources, but
-for rounding with patches of 13 pixels and more.
-
-The environment variable SPINNERF_PATCHMATCH chooses the implementation: "auto" (the default: native, else numpy), "native" or
-"numpy".
+"""`patch_field.Field` with its loops over patches in C++ (patch_kernel.cpp; native.py says when it is used). Both choose the same
+sources, but for rounding with patches of 13 pixels and more.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from spinnerf_ns.accel.kernels import load_kernel
-from spinnerf_ns.accel.native import choose_native, kernel_threads, requested
+from spinnerf_ns.accel.native import Kernel, kernel_threads
 from spinnerf_ns.removal.inpainters.patch_field import NEARBY, VERTICAL, Field, Floats, Indices, Level
 
-VARIABLE = "SPINNERF_PATCHMATCH"
-_SOURCE = Path(__file__).with_suffix(".cpp")
 _LANES = 8  # kLanes of patch_kernel.cpp
 
 
@@ -27,9 +19,9 @@ def field_class() -> type[Field]:
     """The implementation to use.
 
     Raises:
-        SpinnerfError: SPINNERF_PATCHMATCH names no implementation, or "native" where it can't be had.
+        SpinnerfError: SPINNERF_KERNELS names no implementation, or "native" where it can't be had.
     """
-    return NativeField if _available(requested(VARIABLE)) else Field
+    return NativeField if KERNEL.is_used() else Field
 
 
 class NativeField(Field):
@@ -47,14 +39,14 @@ class NativeField(Field):
         if self.weights is None:
             self.weights = np.zeros((self.rows.size, self.patch, -(-self.patch // _LANES) * _LANES), np.float32)
             confidence = np.ascontiguousarray(self.level.confidence)
-            _library().spinnerf_patch_weigh(self._arguments(), *map(_address, (confidence, self.weights)), kernel_threads())
+            KERNEL.library().spinnerf_patch_weigh(self._arguments(), *map(_address, (confidence, self.weights)), kernel_threads())
 
     def _try_around(self, drawn: npt.NDArray[np.float64]) -> None:
-        _library().spinnerf_patch_try_around(self._arguments(), _address(drawn), kernel_threads())
+        KERNEL.library().spinnerf_patch_try_around(self._arguments(), _address(drawn), kernel_threads())
 
     def _propagate(self, down: int, right: int) -> None:
         before = self.source_rows.copy(), self.source_columns.copy()
-        _library().spinnerf_patch_propagate(self._arguments(), *map(_address, before), down, right, kernel_threads())
+        KERNEL.library().spinnerf_patch_propagate(self._arguments(), *map(_address, before), down, right, kernel_threads())
 
     def _mean_of_votes(self, rows: Indices, columns: Indices, trust: Floats) -> Floats:
         mean = np.empty((rows.size, 3), np.float32)
@@ -62,7 +54,7 @@ class NativeField(Field):
         trust = trust + np.float32(1e-12)
         image, rows, columns = (np.ascontiguousarray(array) for array in (self.level.image, rows, columns))
         field, pixels = map(_address, (image, shift, trust)), map(_address, (rows, columns, mean))
-        _library().spinnerf_patch_vote(self._arguments(), *field, rows.size, *pixels, kernel_threads())
+        KERNEL.library().spinnerf_patch_vote(self._arguments(), *field, rows.size, *pixels, kernel_threads())
         return mean
 
     def _arguments(self) -> _Arguments:
@@ -90,9 +82,7 @@ def _address(array: npt.NDArray | None) -> int | None:
     return None if array is None else array.ctypes.data
 
 
-@functools.cache
-def _library() -> ctypes.CDLL:
-    library = load_kernel(_SOURCE)
+def _declare(library: ctypes.CDLL) -> None:
     pointer, long, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     field = ctypes.POINTER(_Arguments)
     library.spinnerf_patch_weigh.argtypes = [field, pointer, pointer, integer]
@@ -101,13 +91,6 @@ def _library() -> ctypes.CDLL:
     library.spinnerf_patch_vote.argtypes = [field, *3 * [pointer], long, *3 * [pointer], integer]
     for name in ("weigh", "propagate", "try_around", "vote"):
         getattr(library, f"spinnerf_patch_{name}").restype = None
-    return library
-
-
-@functools.cache
-def _available(choice: str) -> bool:
-    """Whether the kernel is to be used; tried once."""
-    return choose_native(VARIABLE, choice, _agrees, "patchmatch runs on numpy, some ten times slower", other="numpy")
 
 
 def _agrees() -> bool:
@@ -129,3 +112,13 @@ def _agrees() -> bool:
         and np.allclose(ours.cost, theirs.cost, rtol=1e-4, atol=0.0)
         and np.allclose(ours.level.image, theirs.level.image, rtol=1e-4, atol=1e-3)
     )
+
+
+KERNEL = Kernel(
+    __file__,
+    _declare,
+    _agrees,
+    "patchmatch runs on numpy, some ten times slower",
+    other="numpy",
+    old_variable="SPINNERF_PATCHMATCH",
+)

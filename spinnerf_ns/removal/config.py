@@ -40,7 +40,7 @@ class ExportConfig:
     objectness is cut at a half (the paper)."""
     background_steps: int | None = None
     """Training steps of a field of what stays, which gives the depth without the object; by default as many as the
-    segmentation was trained, at most 3000. 0: the segmentation field's depth is carried in from around the object."""
+    segmentation was trained, at most 3000. 0: the depth around the object is continued."""
     by_surface: bool = True
     """Whether planes around the holes are looked for: depth near one is moved onto it, and what no photo shows is continued
     only from the surface that it lies on (opencv and patchmatch)."""

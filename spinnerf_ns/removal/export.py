@@ -16,7 +16,6 @@ from spinnerf_ns.conventions import LEAST_DILATION, BoolMask, dilate_mask, dispa
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_depth, load_object_mask, save_depth, save_object_mask
 from spinnerf_ns.hints import say
-from spinnerf_ns.removal.background import background_depths
 from spinnerf_ns.removal.config import BACKGROUND, RIM, ExportConfig
 from spinnerf_ns.removal.inpainters import INPAINTERS
 from spinnerf_ns.removal.inpainters.choice import choose_inpainter
@@ -184,7 +183,7 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
             for index, (layer, each) in enumerate(zip(layers, filled, strict=True)):
                 z = each.z if planes is None else snapped(layer.view, each.z, layer.hole, planes, labels[index])
                 z = _completed(layer, z, disparity_inpainter)
-                photos.append(Open(layer.view, each.image, each.unseen_mask, z))
+                photos.append(Open(layer.view, each.image, each.unseen_mask, z, layer.is_source))
 
             def draw(index: int, image: np.ndarray, to_fill: np.ndarray) -> np.ndarray:
                 return _drawn(layers[index], image, to_fill, None if planes is None else labels[index], inpainter)
@@ -243,8 +242,8 @@ def _fill(layers: list[ViewLayers], config: ExportConfig, without_object: bool) 
     """What the photos show of each other's holes."""
     if not config.fill_from_views:
         return [Filled(x.image, x.hole, np.where(x.hole, 0, x.z_visible).astype(np.float32)) for x in layers]
-    depths = [x.z_visible for x in layers] if without_object else background_depths(layers)
-    layers = [replace(layer, z_background=z) for layer, z in zip(layers, depths, strict=True)]
+    if without_object:
+        layers = [replace(layer, z_background=layer.z_visible) for layer in layers]
     return fill_from_views(layers, config.depth_tolerance)
 
 

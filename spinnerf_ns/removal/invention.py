@@ -54,6 +54,8 @@ class Open:
     """(H, W) bool: the pixels that are to be invented."""
     z: Floats
     """(H, W) planar depth without the object, completed in `to_fill` too; 0 = unknown."""
+    is_source: bool = True
+    """Whether it may be a reference; a held-out photo may not."""
 
 
 @dataclass
@@ -195,7 +197,9 @@ def _next(photos: Sequence[Open], samples: Sequence[npt.NDArray], still: Sequenc
     # A photo counts by its open pixels, of which each has the same number of samples.
     weights = [photo.to_fill.sum() / max(len(points), 1) for photo, points in zip(photos, samples, strict=True)]
     total = sum(photo.to_fill.sum() for photo in photos)
-    candidates = [number for number in range(len(photos)) if number not in taken and still[number].any()]
+    candidates = [
+        number for number in range(len(photos)) if number not in taken and photos[number].is_source and still[number].any()
+    ]
     if not candidates or not total:
         return None
     if len(candidates) > MOST_CANDIDATES:

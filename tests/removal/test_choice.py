@@ -85,10 +85,10 @@ def test_auto_downloads_nothing_unasked(nothing_cached, monkeypatch, capsys):
 def test_options_as_texts():
     name, inpainter = choose_inpainter("opencv", options=("method=ns", "radius=3"))
     assert (name, inpainter.method, inpainter.radius) == ("opencv", "ns", 3.0)
-    texts = ["weights=a b/x.pt", "trust_weights=true", "memory_limit=2.5", "oversize=tile"]
+    texts = ["weights=a b/x.pt", "trust_weights=true", "memory_limit=2.5", "disparity=network"]
     parsed = INPAINTERS.parse_options("lama", texts)
     assert {key: str(value) for key, value in parsed.items()} == {
-        "weights": "a b/x.pt", "trust_weights": "True", "memory_limit": "2.5", "oversize": "tile"
+        "weights": "a b/x.pt", "trust_weights": "True", "memory_limit": "2.5", "disparity": "network"
     }  # fmt: skip
     assert parsed["trust_weights"] is True and parsed["memory_limit"] == 2.5
 

@@ -10,7 +10,6 @@ import torch
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.removal.inpainters import INPAINTERS
 from spinnerf_ns.removal.inpainters.lama import BYTES_PER_PIXEL, MULTIPLE, window_around
-from spinnerf_ns.removal.inpainters.tiles import fill_in_tiles
 from spinnerf_ns.removal.inpainters.upsampling import guided_upsample, reduce_known
 from spinnerf_ns.weights import store as weights
 from tests.removal.networks import save_lama, save_mean_colour
@@ -116,7 +115,7 @@ def test_a_network_of_another_kind_is_named(module, tmp_path):
 
 
 def test_options(network):
-    for options in ({"oversize": "magic"}, {"disparity": "magic"}, {"memory_limit": 0}):
+    for options in ({"disparity": "magic"}, {"memory_limit": 0}):
         with pytest.raises(SpinnerfError, match=next(iter(options))):
             create(network, **options)
     with pytest.raises(SpinnerfError, match="not enough for a single patch"):
@@ -150,12 +149,11 @@ def test_the_window_is_as_large_as_the_memory_allows():
     assert not window_around(hole, 5_000)[1]
 
 
-@pytest.mark.parametrize("oversize", ["downscale", "tile"])
-def test_what_fits_in_no_window_is_reduced_or_tiled(mean_colour, oversize):
+def test_what_fits_in_no_window_is_reduced(mean_colour):
     generator = np.random.default_rng(0)
     image = np.clip(generator.normal(120, 30, (240, 320, 1)) + [40, 0, -40], 0, 255).astype(np.uint8)
     hole = box(240, 320, slice(70, 170), slice(100, 220))
-    inpainter = create(mean_colour, memory_limit=limit(96 * 96), oversize=oversize)
+    inpainter = create(mean_colour, memory_limit=limit(96 * 96))
     seen = []
     inpainter.prepare()
     network = inpainter._network
@@ -164,7 +162,7 @@ def test_what_fits_in_no_window_is_reduced_or_tiled(mean_colour, oversize):
     given[hole] = (0, 255, 0)
     filled = inpainter.inpaint([given], [hole])[0]
     np.testing.assert_array_equal(filled[~hole], image[~hole])
-    assert max(seen) <= 96 * 96 + 16 * 96 and (len(seen) == 1) == (oversize == "downscale")
+    assert max(seen) <= 96 * 96 + 16 * 96 and len(seen) == 1
     assert np.abs(filled[hole].mean(axis=0) - image[~hole].mean(axis=0)).max() < 6  # nothing green anywhere
     np.testing.assert_array_equal(inpainter.inpaint([given], [hole])[0], filled)
 
@@ -206,21 +204,6 @@ class TestUpsampling:
             small, small_hole = reduce_known(crop, piece, 0.5)
             answer = guided_upsample(small, small_hole, crop, piece)
             assert np.isfinite(answer).all() and answer.shape == crop.shape
-
-
-def test_tiles_start_from_what_is_known_and_use_what_was_filled():
-    picture = np.zeros((64, 96, 3), np.float32)
-    picture[:, :8] = 1.0  # known at the left end only: the rest is hole
-    hole = box(64, 96, slice(0, 64), slice(8, 96))
-    order = []
-
-    def spread(crop, left):
-        known = crop[~left]
-        order.append(float((~left).mean()))
-        return np.where(left[..., None], known.mean(axis=0) if known.size else np.float32(0), crop)
-
-    filled = fill_in_tiles(picture, hole, 32 * 32, spread)
-    assert min(order) > 0 and (filled == 1.0).all()  # each tile continued from the one before
 
 
 # ------------------------------------------------------------------------------------------------------------ disparity

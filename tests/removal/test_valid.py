@@ -122,7 +122,7 @@ def test_a_photo_without_any_depth_stops_nothing(twin, tmp_path, capsys, planes)
     for photo in map(Path, twin.train_photos if planes else ()):
         z = np.load(twin.truth(str(photo), "depths")).astype(np.float32)
         save_depth(tmp_path / "workspace/background/depths" / f"{photo.stem}.npy", z * (photo.stem != blind))
-    _, workspace = export(twin, tmp_path, truth, fill_from_views=False)
+    _, workspace = export(twin, tmp_path, truth, fill_from_views=False, carry=False)
     assert f"{blind}: no depth is known in this photo" in " ".join(capsys.readouterr().out.split())
     region = load_object_mask(workspace.removed / "object_masks" / f"{blind}.png")
     assert region.any() and (load_depth(workspace.removed / "depths" / f"{blind}.npy") == 0).all()

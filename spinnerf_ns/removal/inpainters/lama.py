@@ -5,7 +5,7 @@ The published file is TorchScript, so no package is needed but torch: (1, 3, H, 
 that the user names and vouches for.
 
 The whole photo is looked at, at its own resolution, where memory allows; else only what lies around the hole; else that at
-a lower resolution with the detail of the surroundings put back (`oversize="downscale"`), or in tiles (`"tile"`).
+a lower resolution with the detail of the surroundings put back.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.removal.disparity.network import inpaint_as_picture
 from spinnerf_ns.removal.inpainters.base import PhotoInpainter, crop_around
 from spinnerf_ns.removal.inpainters.resources import GIGABYTE, free_memory, pick_device
-from spinnerf_ns.removal.inpainters.tiles import fill_in_tiles
 from spinnerf_ns.removal.inpainters.upsampling import guided_upsample, reduce_known
 from spinnerf_ns.weights.store import WEIGHTS, ensure_weights, load_torchscript
 
@@ -64,16 +63,12 @@ class LamaInpainter(PhotoInpainter):
     memory_limit: float | None = None
     """Gigabytes that a pass may take; by default a part of what is free at first. Photos that need more are filled from a
     window around the hole, reduced if need be: set a limit to make that independent of the machine's state."""
-    oversize: Literal["downscale", "tile"] = "downscale"
-    """What is done when not even the hole's surroundings fit. downscale: filled at a lower resolution, and the surroundings'
-    detail is put back. tile: filled part by part at full resolution, the best known part first."""
     disparity: Literal["rim", "network"] = "rim"
     """How disparity is completed. rim: the surfaces around the hole are continued. network: like a picture (the paper)."""
 
     def __post_init__(self) -> None:
-        for field, allowed in (("oversize", ("downscale", "tile")), ("disparity", ("rim", "network"))):
-            if (value := getattr(self, field)) not in allowed:
-                raise SpinnerfError(f"inpainter 'lama': {field} is {value!r}, expected one of: {', '.join(allowed)}")
+        if self.disparity not in ("rim", "network"):
+            raise SpinnerfError(f"inpainter 'lama': disparity is {self.disparity!r}, expected one of: rim, network")
         if self.memory_limit is not None and not self.memory_limit > 0:
             raise SpinnerfError(f"inpainter 'lama': memory_limit is {self.memory_limit}, expected more than 0 gigabytes")
         if self.weights is not None:
@@ -151,18 +146,18 @@ class LamaInpainter(PhotoInpainter):
         return answer
 
     def _plan(self, hole: BoolMask, what: str) -> tuple[tuple[slice, slice], str]:
-        """The window that the network sees, and how: "whole", "downscale" or "tile". What is given up is said once."""
+        """The window that the network sees, and how: "whole" or "reduced". What is given up is said once."""
         self.prepare()
         if hole.size <= self._most_pixels:
             return (slice(None), slice(None)), "whole"
         window, fits = window_around(hole, self._most_pixels)
-        how = "whole" if fits else self.oversize
+        how = "whole" if fits else "reduced"
         if how not in self._reported:
             from nerfstudio.utils.rich_utils import CONSOLE
 
             self._reported.add(how)
             height, width = hole[window].shape
-            given_up = {"whole": "not beyond it", "downscale": "at a lower resolution", "tile": "in tiles"}[how]
+            given_up = {"whole": "not beyond it", "reduced": "at a lower resolution"}[how]
             text = (
                 f"Inpainter lama: {what}: {hole.shape[1]}x{hole.shape[0]} pixels are more than the "
                 f"{self._most_pixels / 1e6:.2g} megapixels that memory allows (memory_limit sets it); {width}x{height} "
@@ -179,8 +174,6 @@ class LamaInpainter(PhotoInpainter):
         """
         if how == "whole":
             return self._run(picture, hole)
-        if how == "tile":
-            return fill_in_tiles(picture, hole, self._most_pixels, self._run)
         small, small_hole = reduce_known(picture, hole, float(np.sqrt(self._most_pixels / hole.size)))
         return guided_upsample(self._run(small, small_hole), small_hole, picture, hole, detail)
 

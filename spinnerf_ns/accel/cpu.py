@@ -6,8 +6,13 @@ import contextlib
 import ctypes
 import functools
 import sys
+from typing import TYPE_CHECKING
 
+import numpy.typing as npt
 import torch
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
 
 # glibc's <malloc.h>.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
@@ -35,6 +40,17 @@ def flush_subnormals() -> bool:
         whether this processor can.
     """
     return torch.set_flush_denormal(True)
+
+
+def nearest_tree(points: npt.NDArray) -> cKDTree:
+    """A k-d tree of (N, K) points that can be built where subnormal numbers are 0.
+
+    scipy's default splits at the median, and where all coordinates are at least the median it takes the next larger number: above
+    0 that is subnormal, so 0 again, and it never ends (seen with points on the plane z = 0: the stack overflows).
+    """
+    from scipy.spatial import cKDTree
+
+    return cKDTree(points, balanced_tree=False)
 
 
 @functools.cache

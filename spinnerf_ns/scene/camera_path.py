@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from spinnerf_ns.accel.cpu import nearest_tree
+
 if TYPE_CHECKING:
     from spinnerf_ns.scene.view import View
 
@@ -82,8 +84,6 @@ class _Poses:
     @classmethod
     def of(cls, views: Sequence[View]) -> _Poses:
         """At least two views'."""
-        from scipy.spatial import cKDTree
-
         poses = np.stack([view.c2w for view in views])
         positions, directions = poses[:, :, 3], -poses[:, :, 2]
         directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
@@ -91,7 +91,7 @@ class _Poses:
         positions = (positions - positions.mean(axis=0)) / (extent if extent > 0 else 1)
         count = min(NEIGHBOURS + 1, len(views))
         features = np.concatenate([positions, directions], axis=1)
-        found = cKDTree(features).query(features, count)[1]
+        found = nearest_tree(features).query(features, count)[1]
         # A view is not its own neighbour; among equal poses it may not be the first that is found.
         own = found == np.arange(len(views))[:, None]
         own[~own.any(axis=1), -1] = True

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from spinnerf_ns.accel.cpu import nearest_tree
 from spinnerf_ns.conventions import BoolMask, Image
 from spinnerf_ns.scene.cameras import project, unproject_pixels
 from spinnerf_ns.scene.view import View
@@ -163,9 +164,7 @@ def _candidates(
 
 def _spacing(source: npt.NDArray[np.float64], near: npt.NDArray[np.float64]) -> float:
     """The side of the square that one of the source's points has for itself, among those next to `near`."""
-    from scipy.spatial import cKDTree
-
-    tree = cKDTree(source)
+    tree = nearest_tree(source)
     around = np.unique(tree.query(near[:: max(1, len(near) // 2000)])[1]) if len(near) else np.arange(len(source))
     neighbours = min(NEIGHBOURS, len(source) - 1)
     if neighbours < 1:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
 
+from spinnerf_ns.accel.cpu import nearest_tree
 from spinnerf_ns.conventions import BoolMask
 
 PATCH = 8
@@ -89,7 +89,7 @@ def _detail(small: Floats, small_hole: BoolMask, residual: Floats, hole: BoolMas
     known, wanted = _patches(small, sources), _patches(small, targets)
     mean = known.mean(axis=0)
     axes = _axes(known - mean)
-    nearest = cKDTree((known - mean) @ axes).query((wanted - mean) @ axes)[1]
+    nearest = nearest_tree((known - mean) @ axes).query((wanted - mean) @ axes)[1]
     scale = np.array(hole.shape) / np.array(small_hole.shape)
     side = np.minimum(np.round(PATCH * scale).astype(int), hole.shape)
     window = np.outer(*(np.hanning(length + 2)[1:-1] ** 2 for length in side)).astype(np.float32)[..., None]

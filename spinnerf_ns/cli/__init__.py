@@ -7,6 +7,7 @@ import os
 import sys
 
 COMMANDS = {
+    "check": ("check:Check", "what a capture is, and what would go wrong with it"),
     "segment": ("segment:Segment", "object masks in every photo, from clicks in one"),
     "export": ("export:Export", "masks, depth and the object-free capture from a trained spinnerf-seg run"),
     "remove": ("remove:Remove", "all of it: segment, train, export, train; resumable"),

@@ -72,7 +72,7 @@ def _remove(command: Remove) -> Path:
     CONSOLE.rule("1/4 masks in every photo")
     command.segment.main()
     workspace = Workspace.open(command.segment.data, command.segment.workspace)
-    cameras = load_capture(command.segment.data).digest
+    cameras = load_capture(command.segment.data, skipped=workspace.skipped).digest
     masks = sorted(workspace.masks_2d.rglob("*.png"))
 
     CONSOLE.rule("2/4 masks that agree in 3-D")

@@ -66,6 +66,8 @@ class Pointing:
     """Options of the tracker, NAME=VALUE, for example model=sam2.1-hiera-large or checkpoint=FOLDER."""
     workspace: Path | None = None
     """Where to write. Default: <data>/spinnerf."""
+    skip_missing: bool = False
+    """Go on without photos that are absent or broken; later commands on this workspace leave them out as well."""
     allow_large_mask: bool = False
     """Take masks as they are: white is the object, even where it runs along most of the photo's border."""
     overwrite: bool = False
@@ -83,14 +85,14 @@ class Pointing:
         from nerfstudio.utils.rich_utils import CONSOLE
 
         from spinnerf_ns.hints import say
-        from spinnerf_ns.scene.capture import load_capture
+        from spinnerf_ns.scene.check import checked_capture
         from spinnerf_ns.scene.workspace import Workspace
         from spinnerf_ns.segmentation.segment import PREVIEW, STAGE, lost_photos, segment_capture
 
         request = self.request()
         segmenter, tracker = self.backends()
+        capture = checked_capture(self.data, self.workspace, self.skip_missing, say)
         workspace = Workspace.open(self.data, self.workspace)
-        capture = load_capture(self.data)
         if self.text is not None:
             request = self.find_text(capture, workspace)
         elif isinstance(request, list):

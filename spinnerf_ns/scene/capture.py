@@ -17,7 +17,7 @@ import dataclasses
 import difflib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,8 +31,16 @@ import torch
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.scene.camera_path import order_along_path
 from spinnerf_ns.scene.cameras import project, unproject
+from spinnerf_ns.scene.find import find_dataparser
 from spinnerf_ns.scene.frames import misplaced, similarity_between
-from spinnerf_ns.scene.source import PHOTO_SUFFIXES, SPLITS, check_photos_exist, find_dataparser, read_transforms
+from spinnerf_ns.scene.source import (
+    PHOTO_SUFFIXES,
+    SPLITS,
+    check_intrinsics,
+    check_lens,
+    check_photos_exist,
+    check_rotation,
+)
 from spinnerf_ns.scene.view import View
 
 if TYPE_CHECKING:
@@ -180,19 +188,20 @@ class Capture:
         )
 
 
-def load_capture(data: Path | str, dataparser: DataParserConfig | None = None) -> Capture:
+def load_capture(data: Path | str, dataparser: DataParserConfig | None = None, skipped: Collection[str] = ()) -> Capture:
     """Reads a posed capture.
 
     Args:
         data: its folder, or a .json file in transforms.json's format.
-        dataparser: how to read it; by default nerfstudio's, COLMAP's or Blender's parser with its default options, by what
-            is on disk. Its own `data` is ignored, and it is left as it is.
+        dataparser: how to read it; by default by what is on disk (`find.find_dataparser`). Its own `data` is ignored, and it is
+            left as it is.
+        skipped: photos, as the source names them, that are left out (`Workspace.skipped`).
 
     Raises:
         SpinnerfError: no poses, photos missing on disk, or a damaged file; the message says what mends it.
     """
     data = Path(data)
-    config = find_dataparser(data) if dataparser is None else dataclasses.replace(dataparser, data=data)
+    config = find_dataparser(data, skipped) if dataparser is None else dataclasses.replace(dataparser, data=data)
     return capture_from_dataparser(config.setup())
 
 
@@ -209,9 +218,7 @@ def capture_from_dataparser(dataparser: DataParser) -> Capture:
     parser = _without_points(dataparser)
     data = Path(parser.config.data)
     transforms = parsing.transforms_path(parser)
-    meta = None if transforms is None else read_transforms(transforms)
-    if meta is not None:
-        parsing.check_named_photos(meta, transforms)
+    meta = parsing.read_meta(parser)
     outputs = {}
     for split in SPLITS:
         if parsing.has_split(parser, meta, split):
@@ -224,6 +231,10 @@ def capture_from_dataparser(dataparser: DataParser) -> Capture:
     alpha_color = None if alpha is None else tuple(float(value) for value in alpha)
     views, training = [], {}
     for key, frame in zip(keys, frames, strict=True):
+        what = f"{transforms or data}: {frame.path.name}"
+        check_lens(frame.camera_model, transforms or data)
+        check_intrinsics(frame.intrinsics, (frame.width, frame.height), what)
+        check_rotation(frame.c2w[:, :3], what)
         width, height = parsing.checked_size(frame, transforms or data)
         views.append(
             View(

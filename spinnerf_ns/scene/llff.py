@@ -133,7 +133,7 @@ def convert_llff(
     poses = read_poses_bounds(source / "poses_bounds.npy")
     _check_output(source, output, overwrite)
     folder = open_llff_folder(source, factor, len(poses))
-    meta = _transforms(poses, folder)
+    meta = llff_meta(poses, folder)
     object_free = _add_split(meta, split, num_test, folder)
 
     partial = output.parent / f".{output.name}.partial"
@@ -151,7 +151,7 @@ def convert_llff(
 
 
 # ------------------------------------------------------------------------------------------------------------ transforms
-def _transforms(poses: LlffPoses, folder: LlffFolder) -> dict[str, Any]:
+def llff_meta(poses: LlffPoses, folder: LlffFolder) -> dict[str, Any]:
     """transforms.json without a split; intrinsics once where all photos share them, else per frame."""
     intrinsics, frames = [], []
     for row, path in folder.photos:

@@ -4,6 +4,7 @@ Schema 2:
     schema        2
     scene         the capture's folder, relative to the workspace, so that both can be moved together; and `scene_was`, in full
     object_free   photos that do not show the object
+    skipped       photos that are left out (absent, broken), as the capture's files name them -> why; may be absent
     stages        name -> key, capture (its digest), version, parameters, versions, inputs (file -> sha256), outputs (folder or
                   file -> its files, each with [sha256, size, mtime_ns] as the stage wrote it), records (photo -> what the stage
                   says of it)

@@ -17,8 +17,9 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from spinnerf_ns.decoding import photo_size
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import scale_between
+from spinnerf_ns.scene.dataparser import MendedDataParser
 from spinnerf_ns.scene.frames import similarity_between, transform_pose
-from spinnerf_ns.scene.source import MEASURED_POINTS, SPLITS, check_photos_exist
+from spinnerf_ns.scene.source import MEASURED_POINTS, SPLITS, check_photos_exist, read_transforms
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
@@ -57,10 +58,28 @@ class Frame:
 
 def transforms_path(parser: DataParser) -> Path | None:
     """The transforms.json that a parser reads, or None for a parser of another kind."""
+    if isinstance(parser, MendedDataParser):
+        return parser.mended.where
     if not isinstance(parser, Nerfstudio):
         return None
     data = Path(parser.config.data)
     return data if data.suffix == ".json" else data / "transforms.json"
+
+
+def read_meta(parser: DataParser) -> dict[str, Any] | None:
+    """What the parser's transforms.json says, its photos found; None for a parser of another kind.
+
+    Raises:
+        SpinnerfError: it is damaged, or photos are missing.
+    """
+    if isinstance(parser, MendedDataParser):
+        return parser.mended.meta
+    transforms = transforms_path(parser)
+    if transforms is None:
+        return None
+    meta = read_transforms(transforms)
+    check_named_photos(meta, transforms)
+    return meta
 
 
 def check_named_photos(meta: dict[str, Any], transforms: Path) -> None:
@@ -166,7 +185,8 @@ def _add_source_poses(parser: Nerfstudio, meta: dict[str, Any], frames: dict[str
         path = Path(parser._get_fname(Path(entry["file_path"]), folder))
         pose = np.array(entry["transform_matrix"], dtype=np.float64)[:3]
         frame = frames.get(os.path.abspath(path))
-        if frame is not None and frame.mask_path is not None and not frame.mask_path.is_file():
+        lost = frame is not None and entry.get("mask_path") and (frame.mask_path is None or not frame.mask_path.is_file())
+        if lost:
             frame.mask_path = folder / entry["mask_path"]  # photos have a downscaled folder, masks have none: scaled when read
         if frame is None:
             left_over.append((path, entry, pose))
@@ -274,6 +294,8 @@ def source_meta(parser: DataParser, meta: dict[str, Any] | None, camera_model: s
 def colmap_model(parser: DataParser) -> Path | None:
     """The folder of the COLMAP model that a parser reads, or that ns-process-data left beside the photos; None without one."""
     data = Path(parser.config.data)
+    if isinstance(parser, MendedDataParser) and parser.mended.colmap_model is not None:
+        return parser.mended.colmap_model
     if isinstance(parser, ColmapDataParser):
         return data / parser.config.colmap_path
     if not isinstance(parser, Nerfstudio):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from spinnerf_ns.errors import SpinnerfError
-
-if TYPE_CHECKING:
-    from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
+from spinnerf_ns.hints import command
 
 SPLITS = ("train", "val", "test")
 """nerfstudio's names of a capture's parts."""
@@ -23,57 +22,24 @@ MEASURED_POINTS = "measured_points"
 """Key of an object-free capture's transforms.json: how many points of its .ply, the first ones, were measured in photos. The
 others were made from completed depth: a start for splats, but nothing to train a field's depth on."""
 
-COLMAP_FOLDERS = ("colmap/sparse/0", "sparse/0", "sparse")
-"""Where COLMAP's model is looked for; the first is nerfstudio's default."""
+LENSES = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
+"""Camera models that can be trained on."""
+
+ROTATION_TOLERANCE = 1e-2
+"""Largest error of a rotation matrix: people write them with few digits."""
 
 
-def find_dataparser(data: Path) -> DataParserConfig:
-    """The configuration of the nerfstudio parser that reads `data`: nerfstudio, COLMAP or Blender, by what is on disk.
-
-    Args:
-        data: a folder, or a .json file in transforms.json's format.
-
-    Raises:
-        SpinnerfError: nothing is there, or nothing with poses.
-    """
-    from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
-    from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
-    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-
-    if not data.exists():
-        raise SpinnerfError(f"{data}: no such folder or file; --data wants the folder of a posed capture")
-    if data.is_file():
-        if data.suffix != ".json":
-            raise SpinnerfError(f"{data}: a folder, or a .json file in transforms.json's format, was expected")
-        return NerfstudioDataParserConfig(data=data)
-    if (data / "transforms.json").is_file():
-        return NerfstudioDataParserConfig(data=data)
-    if (data / "transforms_train.json").is_file():
-        return BlenderDataParserConfig(data=data)
-    colmap = next((folder for folder in COLMAP_FOLDERS if _is_colmap_model(data / folder)), None)
-    if colmap is not None and (data / "images").is_dir():
-        return ColmapDataParserConfig(data=data, colmap_path=Path(colmap), load_3D_points=False)
-    raise SpinnerfError(_without_poses(data))
-
-
-def _is_colmap_model(folder: Path) -> bool:
-    return any(all((folder / f"{name}{suffix}").is_file() for name in ("cameras", "images")) for suffix in (".bin", ".txt"))
-
-
-def _without_poses(data: Path) -> str:
+def without_poses(data: Path) -> str:
+    """What to say of a folder without poses: what was found, and the command that makes them."""
     photos = {folder: number for folder in sorted(_folders(data)) if (number := _count_photos(folder))}
     found = ", ".join(f"{number} photos in {folder.relative_to(data) or '.'}" for folder, number in list(photos.items())[:3])
-    start = f"{data}: no poses (no transforms.json, transforms_train.json or COLMAP model with images/); found "
+    start = f"{data}: no poses (no transforms.json, transforms_train.json, poses_bounds.npy, or COLMAP model with images/); found "
     output = data.with_name(f"{data.resolve().name}-posed")
-    if (data / "poses_bounds.npy").is_file():
-        return (
-            f"{start}poses_bounds.npy{', ' + found if found else ''}; convert it first: "
-            f"ns-spinnerf convert-llff --data {data} --output {output}"
-        )
     if not photos:
         return f"{start}no photos either; --data wants the folder of a posed capture"
     source = max(photos, key=lambda folder: photos[folder])
-    return f"{start}{found}; find the poses first: ns-process-data images --data {source} --output-dir {output}"
+    make = command("ns-process-data", "images", data=source, output_dir=output)
+    return f"{start}{found}; find the poses first: {make}"
 
 
 def _folders(data: Path) -> Iterable[Path]:
@@ -119,7 +85,71 @@ def read_transforms(path: Path) -> dict[str, Any]:
             raise SpinnerfError(
                 f"{path}: {name} has no `transform_matrix` of 4x4 finite numbers; remove or pose it: ns-process-data"
             )
+        check_rotation(matrix[:3, :3], f"{path}: {name}")
     return meta
+
+
+def check_rotation(rotation: npt.NDArray[np.float64], what: str) -> None:
+    """Raises SpinnerfError for a (3, 3) that is no rotation: what nerfstudio makes of it is a picture of another world.
+
+    Args:
+        what: the file and photo, for the message.
+    """
+    size = float(np.sqrt((rotation**2).sum() / 3))
+    if not np.isfinite(size) or size < 1e-6:
+        found = "holds zeros in place of a rotation"
+    elif np.abs(rotation.T @ rotation / size**2 - np.eye(3)).max() > ROTATION_TOLERANCE:
+        found = "holds no rotation: its axes are not at right angles, or of different lengths"
+    elif np.linalg.det(rotation) < 0:
+        found = "holds a mirrored rotation (left-handed axes; nerfstudio's are x right, y up, z backwards)"
+    elif abs(size - 1) > ROTATION_TOLERANCE:
+        found = f"holds a rotation scaled by {size:.4g}; divide its first three columns by that"
+    else:
+        return
+    raise SpinnerfError(f"{what}: transform_matrix {found}; write it as a rotation, remove the frame, or pose the photos again")
+
+
+def check_lens(model: str, where: Path) -> None:
+    """Raises SpinnerfError for a camera model that the fields here are not trained with.
+
+    Args:
+        model: transforms.json's or COLMAP's name of it, or nerfstudio's of its type.
+        where: the file that names it.
+    """
+    if model in LENSES:
+        return
+    folder = _capture_of(where)
+    photos = folder / "images" if (folder / "images").is_dir() else folder
+    output = folder.with_name(f"{folder.resolve().name}-perspective")
+    if model == "EQUIRECTANGULAR":
+        cut = command(
+            "ns-process-data", "images", camera_type="equirectangular", images_per_equirect=14, data=photos, output_dir=output
+        )
+        advice = f"cut the panoramas into perspective photos: {cut}"
+    else:
+        pose = command("ns-process-data", "images", data=photos, output_dir=output)
+        advice = f"undistort the photos to PINHOLE or OPENCV_FISHEYE with what made them, or pose them again: {pose}"
+    raise SpinnerfError(f"{where}: camera_model {model}; {', '.join(LENSES)} are supported; {advice}")
+
+
+def check_intrinsics(intrinsics: Sequence[float], size: tuple[int, int], what: str) -> None:
+    """Raises SpinnerfError for numbers that no camera has.
+
+    Args:
+        intrinsics: fx, fy, cx, cy in pixels.
+        size: (width, height) of the photo.
+        what: the file and photo, for the message.
+    """
+    for name, value in zip(("fl_x", "fl_y", "cx", "cy"), intrinsics, strict=True):
+        if not np.isfinite(value) or (name[0] == "f" and value <= 0):
+            wanted = "a positive number" if name[0] == "f" else "a number"
+            raise SpinnerfError(f"{what}: {name} is {value:g}, {wanted} of pixels was expected; correct it there")
+    for name, value, side in (("cx", intrinsics[2], size[0]), ("cy", intrinsics[3], size[1])):
+        if not -side <= value <= 2 * side:
+            raise SpinnerfError(
+                f"{what}: {name} is {value:g}, far outside its photo of {size[0]}x{size[1]} pixels; correct it there "
+                f"(about {side / 2:g} without a crop)"
+            )
 
 
 def check_photos_exist(paths: Iterable[Path], where: Path) -> None:
@@ -135,5 +165,10 @@ def check_photos_exist(paths: Iterable[Path], where: Path) -> None:
         names = ", ".join(str(path) for path in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise SpinnerfError(
             f"{where}: {len(missing)} of its {len(paths)} photos are missing on disk: {names}; "
-            "put them back, or remove their frames"
+            f"put them back, or go on without them: {command('ns-spinnerf', 'check', data=_capture_of(where), skip_missing=True)}"
         )
+
+
+def _capture_of(where: Path) -> Path:
+    """What --data is, for the file that names the photos."""
+    return where.parent if where.name in ("transforms.json", "transforms_train.json", "poses_bounds.npy") else where

@@ -155,6 +155,18 @@ class Workspace:
             manifest["object_free"] = list(dict.fromkeys(str(photo) for photo in photos))
             self.write_manifest(manifest)
 
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Photos that every command leaves out, as the capture's files name them -> why (absent, cut short, ...)."""
+        return dict(self.manifest.get("skipped", {}))
+
+    def set_skipped(self, photos: Mapping[str, str]) -> None:
+        """Names the photos to leave out, in place of those named before."""
+        with self.lock():
+            manifest = self.read_manifest()
+            manifest["skipped"] = dict(photos)
+            self.write_manifest(manifest)
+
     def records(self, stage: str) -> dict[str, dict[str, Any]]:
         """What a finished stage recorded: photo -> {"status": ..., ...}; empty for a stage that has not finished."""
         records = self.manifest["stages"].get(stage, {}).get("records")

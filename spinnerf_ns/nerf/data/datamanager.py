@@ -25,9 +25,11 @@ from spinnerf_ns.accel.ray_generator import PerspectiveRayGenerator
 from spinnerf_ns.conventions import resize_labels, resize_mask
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_object_mask
+from spinnerf_ns.hints import say
 from spinnerf_ns.nerf.data.pixel_samplers import PixelPool, RayLayout, sample_usable
 from spinnerf_ns.nerf.losses import UNKNOWN
 from spinnerf_ns.scene.capture import Capture, capture_from_dataparser
+from spinnerf_ns.scene.find import find_dataparser
 from spinnerf_ns.scene.points import SparsePoints, visible_depths
 from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import Workspace
@@ -135,7 +137,23 @@ class SpinnerfDataManager(VanillaDataManager):
         self._workspace: Workspace | None = None
         self._eval_pool: PixelPool | None = None
         self.train_pixel_sampler = WholeSceneSampler()
+        self._find_dataparser(config)
         super().__init__(config, *args, **kwargs)
+
+    @staticmethod
+    def _find_dataparser(config: SpinnerfDataManagerConfig) -> None:
+        """Takes the parser that the capture wants where nerfstudio's own, the default, would not read it.
+
+        A run's config.yml is written before this and keeps the registered one, so that it loads everywhere.
+        """
+        data = config.data if config.data is not None else config.dataparser.data
+        if type(config.dataparser) is not NerfstudioDataParserConfig or data == Path():
+            return
+        data = Path(data)
+        skipped = Workspace.open(data, config.workspace).skipped if data.exists() else {}
+        config.dataparser = find_dataparser(data, skipped, config.dataparser)
+        if type(config.dataparser) is not NerfstudioDataParserConfig:
+            config.data = data  # the stock data manager hands it on
 
     # ------------------------------------------------------------------------------------------------------ on disk
     @property
@@ -195,8 +213,13 @@ class SpinnerfDataManager(VanillaDataManager):
         return dataset
 
     def create_eval_dataset(self) -> AnnotatedDataset:
-        """The val or test split, all of it."""
-        return self._dataset(self.dataparser.get_dataparser_outputs(split=self.test_split))
+        """The val or test split, all of it; the other one, or the training photos, where the capture has none in it."""
+        for split in (self.test_split, "val", "test", "train"):
+            if self.capture.split(split):
+                break
+        if split != self.test_split:
+            say(f"{self.config.data}: no photo is in the split {self.test_split}; figures are of {split} photos")
+        return self._dataset(self.dataparser.get_dataparser_outputs(split=split))
 
     def _dataset(self, outputs: DataparserOutputs) -> AnnotatedDataset:
         scale = self.config.camera_res_scale_factor

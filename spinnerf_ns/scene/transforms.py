@@ -1,0 +1,319 @@
+"""Any capture as one transforms.json in memory: what nerfstudio's parsers cannot read as it stands on disk.
+
+People's files differ from what ns-process-data writes in a few ways, and each makes a stock parser fail or, worse, read
+something else: names without a suffix, or with the suffix that photos had before they were converted; a lens or a size that is
+told per frame, or by an angle; photos that are gone; downscaled folders in which sub-folders with equal names became one;
+positions in a map's metres, which float32 cannot hold. `mended` brings all of them to one form, and says what it did.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spinnerf_ns.decoding import photo_size
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.scene.source import PHOTO_SUFFIXES, SPLITS, check_lens, check_photos_exist, read_transforms
+
+MOST_PIXELS = 1600
+"""Longer side above which a downscaled folder is used where there is one: nerfstudio's limit."""
+
+FAR_OFF = 500.0
+"""Positions are moved to the origin before they become float32 where they lie this many times further off than they spread."""
+
+CAPTURE_WIDE = ("applied_transform", "applied_scale", "orientation_override", "fisheye_crop_radius", "measured_points")
+"""What transforms.json says of all frames together, besides the lens."""
+
+DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2", "distortion_params")
+
+PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
+"""Camera models that nerfstudio reads alike: six numbers of distortion, some of them zero."""
+
+
+@dataclass
+class Mended:
+    """A capture in one form."""
+
+    meta: dict[str, Any]
+    """As transforms.json; file paths are absolute and of the resolution used, and every frame has its intrinsics."""
+    where: Path
+    """The file that it comes from, for messages; or the folder."""
+    reasons: list[str] = field(default_factory=list)
+    """What nerfstudio's own parser would have stumbled over; empty where it reads the capture as well."""
+    alpha: bool = False
+    """Whether photos are laid over white, as nerfstudio's Blender parser does."""
+    colmap_model: Path | None = None
+
+    @property
+    def shift(self) -> np.ndarray:
+        """(3,) what is subtracted from all positions before they become float32; zeros where they are near the origin."""
+        positions = np.array([np.array(frame["transform_matrix"], dtype=np.float64)[:3, 3] for frame in self.meta["frames"]])
+        middle = np.median(positions, axis=0)
+        spread = float(np.median(np.abs(positions - middle).max(axis=1)))
+        return middle if np.abs(middle).max() > FAR_OFF * spread > 0 else np.zeros(3)
+
+
+def mended(
+    meta: dict[str, Any], where: Path, skipped: Collection[str] = (), downscale: int | None = None, smaller: bool = True
+) -> Mended:
+    """Brings what a transforms.json says to one form.
+
+    Args:
+        meta: its contents, as `read_transforms` gives them.
+        where: the file, beside which its paths begin; or a folder.
+        skipped: `file_path` of frames that are left out.
+        downscale: N of images_N; None takes what nerfstudio's parser would take.
+        smaller: whether there may be downscaled folders at all.
+
+    Raises:
+        SpinnerfError: photos are missing, or a lens is of no kind that can be trained on.
+    """
+    folder = where.parent if where.suffix else where
+    result = Mended({}, where)
+    frames = [frame for frame in meta["frames"] if frame["file_path"] not in set(skipped)]
+    if not frames:
+        raise SpinnerfError(f"{where}: all {len(meta['frames'])} photos are left out, so nothing is left; put some back")
+    if len(frames) < len(meta["frames"]):
+        result.reasons.append(f"{len(meta['frames']) - len(frames)} photos are left out")
+    full = _find_all(folder, frames, where, result)
+    factor = (_factor(folder, full) if downscale is None else downscale) if smaller else 1
+    used = full if factor <= 1 else _downscaled(folder, full, factor, result)
+    names = {}
+    entries = []
+    for frame, path, original in zip(frames, used, full, strict=True):
+        merged = {**frame, **meta}  # a value for the whole capture goes before a photo's own, as in nerfstudio
+        try:
+            camera = _camera(merged, original, 1 if path == original else factor, result)
+        except (TypeError, ValueError) as error:
+            raise SpinnerfError(f"{where}: {frame['file_path']}: intrinsics are no numbers ({error}); correct them") from error
+        entry = {**camera, "file_path": str(path)}
+        entry["transform_matrix"] = frame["transform_matrix"]
+        for key in ("mask_path", "depth_file_path"):
+            if frame.get(key):
+                entry[key] = str(folder / frame[key])
+        if "bounds" in frame:
+            entry["bounds"] = frame["bounds"]
+        names[Path(frame["file_path"]).as_posix()] = str(path)
+        entries.append(entry)
+    result.meta = {key: meta[key] for key in CAPTURE_WIDE if key in meta}
+    result.meta["camera_model"] = _model(meta, frames, where, result)
+    if meta.get("ply_file_path"):
+        result.meta["ply_file_path"] = str(folder / meta["ply_file_path"])
+    for split in SPLITS:
+        if f"{split}_filenames" in meta:
+            listed = [Path(name).as_posix() for name in meta[f"{split}_filenames"]]
+            unknown = [name for name in listed if name not in names and name not in set(skipped)]
+            if unknown:
+                raise SpinnerfError(f"{where}: {split}_filenames names {unknown[0]}, which is no frame; take it out")
+            result.meta[f"{split}_filenames"] = [names[name] for name in listed if name in names]
+    result.meta["frames"] = entries
+    if result.shift.any():
+        offset = float(np.abs(result.shift).max())
+        result.reasons.append(f"positions lie {offset:.3g} from the origin: they are moved there for training, not on disk")
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------------------- photos
+def find_photo(path: Path) -> Path:
+    """The file that a name means: itself, or the one beside it with another suffix of a photo; itself where there is none."""
+    if path.is_file():
+        return path
+    for start in (path, path.with_suffix("")):
+        for suffix in (*PHOTO_SUFFIXES, *(suffix.upper() for suffix in PHOTO_SUFFIXES)):
+            if (other := start.with_name(start.name + suffix)).is_file():
+                return other
+    return path
+
+
+def _find_all(folder: Path, frames: Sequence[dict[str, Any]], where: Path, result: Mended) -> list[Path]:
+    named = [folder / Path(frame["file_path"]) for frame in frames]
+    found = [find_photo(path) for path in named]
+    in_smaller = {}
+    for index, path in enumerate(found):
+        if not path.is_file():  # only the downscaled copy was kept
+            copies = [copy / path.name for copy in folder.glob("images_*") if (copy / path.name).is_file()]
+            if copies:
+                in_smaller[index] = copies[0]
+    check_photos_exist([in_smaller.get(index, path) for index, path in enumerate(found)], where)
+    other = sum(a != b for a, b in zip(named, found, strict=True))
+    if other:
+        result.reasons.append(f"{other} photos have another suffix than their names")
+    if len(set(found)) < len(found):
+        twice = next(path for path in found if found.count(path) > 1)
+        raise SpinnerfError(f"{where}: several frames mean {twice}; keep the one with the right pose")
+    return found
+
+
+def _factor(folder: Path, paths: Sequence[Path]) -> int:
+    """N of the images_N that nerfstudio's parser would take."""
+    if not paths[0].is_file():
+        kept = sorted(int(copy.name[7:]) for copy in folder.glob("images_*") if (copy / paths[0].name).is_file())
+        return kept[0] if kept else 1
+    longer, factor = max(photo_size(paths[0])), 1
+    while longer / factor > MOST_PIXELS and _in_folder(folder, paths[0], 2 * factor).is_file():
+        factor *= 2
+    return factor
+
+
+def _in_folder(folder: Path, path: Path, factor: int) -> Path:
+    """A photo's copy in images_N: below the same sub-folder where that is there, else directly in it."""
+    smaller = folder / f"images_{factor}"
+    parts = path.relative_to(folder).parts if folder in path.parents else (path.name,)
+    nested = smaller.joinpath(*parts[1:]) if len(parts) > 2 else smaller / path.name
+    return nested if nested.is_file() else smaller / path.name
+
+
+def _downscaled(folder: Path, full: list[Path], factor: int, result: Mended) -> list[Path]:
+    used = [_in_folder(folder, path, factor) for path in full]
+    if len(set(used)) < len(used):
+        result.reasons.append(f"images_{factor}/ has one file for several photos of one name: full size is used")
+        return full
+    if any(path.parent != folder / f"images_{factor}" for path in used):
+        result.reasons.append(f"images_{factor}/ has sub-folders")
+    check_photos_exist(used, folder)
+    return used
+
+
+# ----------------------------------------------------------------------------------------------------------------- lenses
+def _camera(merged: dict[str, Any], photo: Path, factor: int, result: Mended) -> dict[str, Any]:
+    """A frame's size, intrinsics and distortion, at 1/factor of what is stated."""
+    absent = [name for name in ("w", "h", "fl_x", "fl_y", "cx", "cy") if name not in merged]
+    if absent:
+        text = f"{', '.join(absent)} not stated"
+        if text not in result.reasons:
+            result.reasons.append(text)
+    if "w" not in merged or "h" not in merged:
+        width, height = photo_size(photo)
+    else:
+        width, height = int(merged["w"]), int(merged["h"])
+    fx = _focal(merged, "fl_x", "camera_angle_x", width)
+    fy = _focal(merged, "fl_y", "camera_angle_y", height)
+    fx, fy = fx if fx is not None else fy, fy if fy is not None else fx
+    if fx is None or fy is None:
+        raise SpinnerfError(
+            f"{result.where}: no focal length of {photo.name} (neither fl_x nor camera_angle_x); add it, in pixels of the "
+            f"{width}x{height} photo"
+        )
+    camera = {
+        "w": width // factor,
+        "h": height // factor,
+        "fl_x": fx / factor,
+        "fl_y": fy / factor,
+        "cx": float(merged.get("cx", width / 2)) / factor,
+        "cy": float(merged.get("cy", height / 2)) / factor,
+    }
+    given = {name: merged[name] for name in DISTORTION if name in merged}
+    return {**camera, **(given or {"k1": 0.0})}
+
+
+def _focal(merged: dict[str, Any], name: str, angle: str, pixels: int) -> float | None:
+    if name in merged:
+        return float(merged[name])
+    return 0.5 * pixels / math.tan(0.5 * float(merged[angle])) if angle in merged else None
+
+
+def _model(meta: dict[str, Any], frames: Sequence[dict[str, Any]], where: Path, result: Mended) -> str:
+    """The one camera model of all frames."""
+    models = {str(frame.get("camera_model", meta.get("camera_model", "OPENCV"))) for frame in frames}
+    kinds = {"OPENCV" if model in PERSPECTIVE else model for model in models}
+    if len(kinds) > 1:
+        raise SpinnerfError(
+            f"{where}: photos of several lenses ({', '.join(sorted(kinds))}) in one capture; undistort them all to PINHOLE "
+            "(colmap image_undistorter), or keep the frames of one lens"
+        )
+    model = models.pop() if len(models) == 1 else kinds.pop()
+    check_lens(model, where)
+    if model != meta.get("camera_model", "OPENCV"):
+        result.reasons.append(f"the lens is told per frame ({model})")
+    return model
+
+
+# ------------------------------------------------------------------------------------------------------- kinds of sources
+def blender_transforms(folder: Path) -> dict[str, Any]:
+    """transforms_train.json, _val and _test as one; each frame keeps what its file says of all its frames."""
+    meta: dict[str, Any] = {"frames": []}
+    files = [split for split in SPLITS if (folder / f"transforms_{split}.json").is_file()]
+    for split in files:
+        own = read_transforms(folder / f"transforms_{split}.json")
+        shared = {key: value for key, value in own.items() if key != "frames" and not key.endswith("_filenames")}
+        for frame in own["frames"]:
+            path = frame["file_path"]
+            meta["frames"].append({**shared, **frame, "file_path": path[2:] if path.startswith("./") else path})
+        if len(files) > 1:
+            meta[f"{split}_filenames"] = [frame["file_path"] for frame in meta["frames"][-len(own["frames"]) :]]
+    seen: set[str] = set()
+    meta["frames"] = [f for f in meta["frames"] if not (f["file_path"] in seen or seen.add(f["file_path"]))]
+    if len(files) > 1:
+        for split in SPLITS:  # one of val and test stands for the other
+            other = meta.get("val_filenames", meta.get("test_filenames"))
+            meta.setdefault(f"{split}_filenames", other)
+        for key in CAPTURE_WIDE:
+            if key in meta["frames"][0]:
+                meta[key] = meta["frames"][0][key]
+    return meta
+
+
+def llff_transforms(folder: Path) -> dict[str, Any]:
+    """An LLFF folder's poses_bounds.npy and photos; file paths are absolute, of the lowest images_N.
+
+    Raises:
+        SpinnerfError: what `convert_llff` raises; or a SPIn-NeRF scene, whose first photos are other than the rest.
+    """
+    from spinnerf_ns.hints import command
+    from spinnerf_ns.scene.llff import SPIN_NERF_PHOTOS, llff_meta, read_poses_bounds
+    from spinnerf_ns.scene.llff_folder import open_llff_folder
+
+    poses = read_poses_bounds(folder / "poses_bounds.npy")
+    opened = open_llff_folder(folder, None, len(poses))
+    if opened.total == SPIN_NERF_PHOTOS and opened.labels:
+        output = folder.with_name(f"{folder.resolve().name}-nerfstudio")
+        convert = command("ns-spinnerf", "convert-llff", data=folder, output=output, split="spin-nerf")
+        raise SpinnerfError(
+            f"{folder}: {SPIN_NERF_PHOTOS} photos with masks, as SPIn-NeRF's scenes have, where the first 40 do not show the "
+            f"object; convert it, so that they are truth and not trained on: {convert}"
+        )
+    meta = llff_meta(poses, opened)
+    for (_, path), frame in zip(opened.photos, meta["frames"], strict=True):
+        frame["file_path"] = str(path.absolute())
+    return meta
+
+
+def colmap_transforms(folder: Path, model: Path) -> dict[str, Any]:
+    """A COLMAP model below a folder as transforms.json would have it, in nerfstudio's world with z up.
+
+    Raises:
+        SpinnerfError: a lens that nerfstudio does not have.
+    """
+    from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser, ColmapDataParserConfig
+
+    class Lenient(ColmapDataParser):
+        """Frames alone; the stock method also wants one camera model for all."""
+
+    parser = Lenient(ColmapDataParserConfig(data=folder, colmap_path=model.relative_to(folder)))
+    try:
+        meta = parser._get_all_images_and_cameras(model)
+    except (AssertionError, NotImplementedError, KeyError) as error:
+        what = " ".join(str(error).split()) or "a camera model that nerfstudio does not have"
+        raise SpinnerfError(f"{model}: {what}; undistort the photos first: colmap image_undistorter") from error
+    for frame in meta["frames"]:
+        frame["transform_matrix"] = np.asarray(frame["transform_matrix"]).tolist()
+        frame["file_path"] = Path(frame["file_path"]).relative_to(folder).as_posix()
+        frame.pop("colmap_im_id", None)
+    for split in SPLITS:
+        if (listed := folder / f"{split}_list.txt").is_file():
+            lines = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines()]
+            meta[f"{split}_filenames"] = [f"images/{line}" for line in lines if line]
+    given = [split for split in SPLITS if f"{split}_filenames" in meta]
+    if given:
+        rest = [name for split in given for name in meta[f"{split}_filenames"]]
+        everything = [frame["file_path"] for frame in meta["frames"]]
+        meta.setdefault("train_filenames", [name for name in everything if name not in set(rest)])
+        other = meta.get("val_filenames", meta.get("test_filenames", []))
+        meta.setdefault("val_filenames", other)
+        meta.setdefault("test_filenames", other)
+    return meta

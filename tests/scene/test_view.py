@@ -11,7 +11,7 @@ from PIL import Image
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.nerf.data.datamanager import AnnotatedDataset
 from spinnerf_ns.scene.capture import Capture, capture_from_dataparser, load_capture
-from spinnerf_ns.scene.source import find_dataparser
+from spinnerf_ns.scene.find import find_dataparser
 from tests.scene.captures import SIZE, make_capture, read_meta, write_transforms
 
 WIDTH, HEIGHT = SIZE

@@ -2,7 +2,7 @@
 
     python benchmarks/samplers.py
 
-The last line is one JSON object: ms_uniform, ms_inpaint (uniform + patches + hole pixels), ratio_vs_nerfstudio (rejection
+The last line is one JSON object: ms_uniform, ms_inpaint (uniform + patches + gap pixels), ratio_vs_nerfstudio (rejection
 sampling of the same number of rays with a mask), machine.
 """
 
@@ -35,11 +35,11 @@ def milliseconds(function, repeats: int = 50) -> float:
 def main() -> None:
     """Builds the pool, times the samplers, prints the figures."""
     torch.manual_seed(0)
-    hole = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
-    hole[300:550, 400:700] = True
+    to_fill = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+    to_fill[300:550, 400:700] = True
     image = torch.zeros(HEIGHT, WIDTH, 3, dtype=torch.uint8)
-    pool = PixelPool.from_images([image] * PHOTOS, usable=[~hole] * PHOTOS)
-    inside = (hole.flatten().nonzero()[:, 0] + pool.starts[:-1, None]).flatten()
+    pool = PixelPool.from_images([image] * PHOTOS, usable=[~to_fill] * PHOTOS)
+    inside = (to_fill.flatten().nonzero()[:, 0] + pool.starts[:-1, None]).flatten()
 
     def inpaint_step() -> None:
         uniform = sample_usable(pool, RAYS)
@@ -51,7 +51,7 @@ def main() -> None:
     few = 10  # float images of 100 photos would take 1.2 GB; the stock sampler's time does not depend on their number
     batch = {
         "image": torch.zeros(few, HEIGHT, WIDTH, 3),
-        "mask": (~hole)[None, ..., None].repeat(few, 1, 1, 1),
+        "mask": (~to_fill)[None, ..., None].repeat(few, 1, 1, 1),
         "image_idx": torch.arange(few),
     }
     stock_sampler = PixelSamplerConfig(num_rays_per_batch=RAYS).setup()

@@ -19,7 +19,7 @@ _config.optimizers = {
 }
 _config.pipeline.start_from_background = False
 _data = _config.pipeline.datamanager
-_data.hole = "object"
+_data.to_fill = "object"
 _data.train_num_rays_per_batch = 1024
 _data.reference_num_rays = 1024
 _data.depth_num_rays = 1024

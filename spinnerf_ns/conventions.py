@@ -3,6 +3,8 @@
 Masks
     `object_mask`: True = object (SPIn-NeRF, LaMa). `valid_mask`: True = use (nerfstudio's mask). On disk an object mask is
     an 8-bit PNG, 255 = object.
+    What is done with them has a word each. `region`: the object mask, grown: what is taken out. `unseen_mask`: the part of it that
+    no other photo shows. `to_fill`: what an inpainter is asked for now, in prose a gap.
 Depth
     `t` is the distance along the ray, `z` the distance along the camera's viewing axis: z = t / directions_norm, where
     directions_norm is the length of the ray's direction before normalisation (nerfstudio's `metadata["directions_norm"]`).
@@ -37,7 +39,7 @@ DILATION_PER_1000 = 10.0
 
 LEAST_DILATION = 3
 """Pixels of it in a small photo: masks are a pixel or two off at any resolution, and what is left of the object's rim is drawn
-into the hole."""
+into the region."""
 
 EDGE_OF_DEPTH = 0.05
 """Neighbouring pixels whose depths differ by more than this part show different surfaces, unless a slope is as steep."""

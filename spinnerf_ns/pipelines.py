@@ -270,8 +270,8 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
             background_stage(capture, workspace, partial(self._fit_background, config, steps), config, {"steps": steps})
         return export_removed(capture, workspace, config)
 
-    def _fit_background(self, config: ExportConfig, steps: int, holes: dict[str, Any], path: Path) -> Callable:
-        """Fits a field to what lies outside the holes, writes it, and returns what renders its depth."""
+    def _fit_background(self, config: ExportConfig, steps: int, regions: dict[str, Any], path: Path) -> Callable:
+        """Fits a field to what lies outside the regions, writes it, and returns what renders its depth."""
         from spinnerf_ns.nerf.background_field import BackgroundField, fit_background
         from spinnerf_ns.nerf.rendering import render_depth
         from spinnerf_ns.removal.export import object_points, views_with_object
@@ -280,13 +280,13 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         manager, capture = self.datamanager, self.datamanager.capture
         pool = manager.train_pool
         flat = [
-            resize_mask(holes[manager.view_of(name).photo], (int(height), int(width))).reshape(-1)
+            resize_mask(regions[manager.view_of(name).photo], (int(height), int(width))).reshape(-1)
             for name, height, width in zip(manager.train_dataset.image_filenames, pool.heights, pool.widths, strict=True)
         ]
         model = fit_background(self.model, manager, torch.from_numpy(np.concatenate(flat)), steps)
         BackgroundField.of(model, capture.world_to_training).save(path)
         views = views_with_object(capture, manager.workspace)
-        unsure = [holes[view.photo] | ~view.valid_mask() for view in views]  # what may not be used says nothing of the object
+        unsure = [regions[view.photo] | ~view.valid_mask() for view in views]  # what may not be used says nothing of the object
         surface = object_points(manager.workspace, views)
         model.empty_hull(visual_hull(views, unsure, surface), capture.world_to_training)
 
@@ -327,7 +327,7 @@ class SpinnerfInpaintPipelineConfig(VanillaPipelineConfig):
     model: SpinnerfInpaintModelConfig = field(default_factory=SpinnerfInpaintModelConfig)
     """specifies the model config"""
     start_from_background: bool = True
-    """Whether to start from the field that the export fitted to the photos outside the holes, where its grids fit; off, or
+    """Whether to start from the field that the export fitted to the photos outside the regions, where its grids fit; off, or
     without such an export: from scratch."""
 
 

@@ -82,10 +82,10 @@ def test_export_writes_a_dataset_with_equal_poses_and_untouched_pixels(scene, se
         twin = removed.view(view.photo)
         np.testing.assert_allclose(twin.c2w, view.c2w, atol=1e-5)
         np.testing.assert_allclose(removed.cameras([twin]).camera_to_worlds, capture.cameras([view]).camera_to_worlds, atol=1e-5)
-        hole = load_object_mask(workspace.removed / "object_masks" / f"{view.photo}.png")
-        assert np.array_equal(twin.read_image()[~hole], view.read_image()[~hole])
+        region = load_object_mask(workspace.removed / "object_masks" / f"{view.photo}.png")
+        assert np.array_equal(twin.read_image()[~region], view.read_image()[~region])
         if view.photo in workspace.object_free:
-            assert not hole.any()
+            assert not region.any()
     names = json.loads((workspace.removed / "transforms.json").read_text())
     assert {Path(name).stem for name in names["train_filenames"]} == {Path(photo).stem for photo in scene.train_photos}
 
@@ -105,7 +105,7 @@ def test_exported_depth_reads_back_through_nerfstudio(scene, seg_run):
 
 
 def test_export_fits_a_field_of_what_stays_and_leaves_the_data_manager_as_it_was(scene, seg_run):
-    """The holes are not looked at; the same export gives the same field, bit by bit."""
+    """The regions are not looked at; the same export gives the same field, bit by bit."""
     from spinnerf_ns.evaluation.baselines import load_pipeline
     from spinnerf_ns.nerf.background_field import BackgroundField, fit_background
 
@@ -118,12 +118,12 @@ def test_export_fits_a_field_of_what_stays_and_leaves_the_data_manager_as_it_was
     manager = pipeline.datamanager
     before = (manager.train_pool, manager.sparse_pixels, manager.layout)
     files = [workspace.removed / "object_masks" / path.name for path in manager.train_dataset.image_filenames]
-    holes = torch.from_numpy(np.concatenate([load_object_mask(file).reshape(-1) for file in files]))
+    regions = torch.from_numpy(np.concatenate([load_object_mask(file).reshape(-1) for file in files]))
     drawn, plain = [], manager.rays
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(manager, "rays", lambda pool, flat, *rest: drawn.append(flat) or plain(pool, flat, *rest))
-        model = fit_background(pipeline.model, manager, holes, STEPS)
-    assert not holes[torch.cat(drawn)].any()
+        model = fit_background(pipeline.model, manager, regions, STEPS)
+    assert not regions[torch.cat(drawn)].any()
     assert before == (manager.train_pool, manager.sparse_pixels, manager.layout)
     assert not model.training
     state = model.state_dict()
@@ -380,9 +380,9 @@ def test_export_killed_midway_leaves_nothing_finished_and_resumes(scene, seg_run
 
     plain = OpenCVInpainter.inpaint
 
-    def counted(self, images, holes, photos=None):
+    def counted(self, images, regions, photos=None):
         resumed.extend(photos or [None])
-        return plain(self, images, holes, photos)
+        return plain(self, images, regions, photos)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OpenCVInpainter, "inpaint", counted)

@@ -67,7 +67,7 @@ class PerViewDataManagerConfig(SpinnerfInpaintDataManagerConfig):
     """The data manager of per-view inpainting with a pixel loss."""
 
     _target: type = field(default_factory=lambda: PerViewDataManager)
-    train_geometry_in_hole: bool = True
+    train_geometry_in_region: bool = True
     """Whether the pixel loss inside the removed region may change density; off: its rendering weights are detached."""
 
 
@@ -86,7 +86,7 @@ class PerViewDataManager(SpinnerfInpaintDataManager):
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """The inpainting stage's bundle; geometry is let alone by rays into the removed region, if so configured."""
         bundle, batch = super().next_train(step)
-        if "layout" in batch and not self.config.train_geometry_in_hole:
+        if "layout" in batch and not self.config.train_geometry_in_region:
             uniform = batch["layout"].uniform
             trains = bundle.metadata[TRAINS_GEOMETRY].clone()
             trains[:uniform, 0] = ~self._in_region[batch["flat"][:uniform]].to(trains.device)
@@ -104,15 +104,15 @@ def per_view(like: TrainerConfig, detached: bool = False) -> TrainerConfig:
     config = deepcopy(like)
     given = config.pipeline.datamanager
     settings = {f.name: getattr(given, f.name) for f in fields(given) if f.init and f.name != "_target"}
-    settings |= {"hole": "object", "num_patches": 0, "depth_num_rays": 0, "reference_num_rays": 0}
-    config.pipeline.datamanager = PerViewDataManagerConfig(**settings, train_geometry_in_hole=not detached)
+    settings |= {"to_fill": "object", "num_patches": 0, "depth_num_rays": 0, "reference_num_rays": 0}
+    config.pipeline.datamanager = PerViewDataManagerConfig(**settings, train_geometry_in_region=not detached)
     return config
 
 
 RELEASE_MODEL = (
     "perceptual_loss_mult", "disparity_loss_mult", "disparity_tolerance", "reference_loss_mult", "sparse_depth_loss_mult",
 )  # fmt: skip
-RELEASE_DATA = ("hole", "patch_size_fraction", "patch_stride", "patch_start_step")
+RELEASE_DATA = ("to_fill", "patch_size_fraction", "patch_stride", "patch_start_step")
 """What the release's preset brings into a comparison: its losses. Rays a step and rates stay those of the others."""
 
 
@@ -126,7 +126,7 @@ def release(like: TrainerConfig) -> TrainerConfig:
     return config
 
 
-def no_hole_losses(like: TrainerConfig) -> TrainerConfig:
+def no_region_losses(like: TrainerConfig) -> TrainerConfig:
     """Ours without any loss inside the removed region: what the field extrapolates by itself."""
     config = deepcopy(like)
     apply(config, {f"pipeline.datamanager.{name}": 0 for name in ("num_patches", "depth_num_rays", "reference_num_rays")})
@@ -154,7 +154,7 @@ METHODS = {
         "the same with detached rendering weights in the removed region", partial(per_view, detached=True), "per-view"
     ),
     "release": Method("the losses of SPIn-NeRF's release", release),
-    "no-hole-losses": Method("ours without a loss in the removed region", no_hole_losses),
+    "no-hole-losses": Method("ours without a loss in the removed region", no_region_losses),
     "ours": Method("this package's default", deepcopy),
 }
 """By name, in the order shown."""

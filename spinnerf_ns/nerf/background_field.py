@@ -1,7 +1,7 @@
 """A field of what stays: fitted to the photos outside the removed region alone.
 
 The segmentation field knows the object, and around its silhouette every rendered depth is a mixture of it and of what stands
-behind. A field that never saw the object has no such halo: where one photo's hole is another photo's wall, it learns the
+behind. A field that never saw the object has no such halo: where one photo's region is another photo's wall, it learns the
 wall. The export takes its depth to carry colours from photo to photo, and the inpainting stage starts from it.
 """
 
@@ -92,20 +92,20 @@ class BackgroundModel(SpinnerfModel):
 
 
 @torch.random.fork_rng()
-def fit_background(like: SpinnerfModel, manager: SpinnerfDataManager, holes: Tensor, steps: int) -> BackgroundModel:
-    """Fits a field to the training photos outside the holes.
+def fit_background(like: SpinnerfModel, manager: SpinnerfDataManager, regions: Tensor, steps: int) -> BackgroundModel:
+    """Fits a field to the training photos outside the regions.
 
     Args:
         like: a model of the same scene, whose grid, samples and losses are taken; it is left as it is.
         manager: the data manager, whose photos and sparse points are used; it is left as it was found.
-        holes: (P,) bool over the pixels of the manager's pool: what is not looked at.
+        regions: (P,) bool over the pixels of the manager's pool: what is not looked at.
         steps: training steps.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        SpinnerfError: the holes leave no pixel.
+        SpinnerfError: the regions leave no pixel.
     """
     torch.manual_seed(SEED)  # the same export whatever ran before it
     settings = {f.name: getattr(like.config, f.name) for f in fields(SpinnerfModelConfig) if f.name != "_target"}
@@ -118,7 +118,7 @@ def fit_background(like: SpinnerfModel, manager: SpinnerfDataManager, holes: Ten
     parameters = [parameter for part in PARTS for parameter in getattr(model, part).parameters()]
     optimizer = FastAdamOptimizerConfig(lr=RATE, eps=1e-15).setup(parameters)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, (LAST_RATE / RATE) ** (1 / max(steps, 1)))
-    with _outside(manager, holes):
+    with _outside(manager, regions):
         for step in track(range(steps), "Fitting what stays"):
             for callback in callbacks:
                 callback.run_callback_at_location(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
@@ -135,14 +135,14 @@ def fit_background(like: SpinnerfModel, manager: SpinnerfDataManager, holes: Ten
 
 
 @contextmanager
-def _outside(manager: SpinnerfDataManager, holes: Tensor) -> Iterator[None]:
-    """Within this context the data manager draws no ray into the holes."""
+def _outside(manager: SpinnerfDataManager, regions: Tensor) -> Iterator[None]:
+    """Within this context the data manager draws no ray into the regions."""
     before = {name: getattr(manager, name) for name in ("train_pool", "sparse_pixels", "sparse_disparity", "layout")}
     pool = manager.train_pool
-    usable = ~holes if pool.usable is None else pool.usable & ~holes
+    usable = ~regions if pool.usable is None else pool.usable & ~regions
     if not usable.any():
         raise SpinnerfError("the object masks cover all photos: nothing is left to fit what stays to; look at masks_3d")
-    seen = ~holes[manager.sparse_pixels]
+    seen = ~regions[manager.sparse_pixels]
     manager.train_pool = replace(pool, usable=usable)
     manager.sparse_pixels, manager.sparse_disparity = manager.sparse_pixels[seen], manager.sparse_disparity[seen]
     if not seen.any():

@@ -22,21 +22,21 @@ class SpinnerfInpaintModelConfig(SpinnerfModelConfig):
 
     _target: type = field(default_factory=lambda: SpinnerfInpaintModel)
     perceptual_loss: Literal["auto", "lpips-vgg", "lpips-alex", "lpips-squeeze", "ssim"] = "auto"
-    """Perceptual loss on patches over the hole; "auto" takes LPIPS-VGG where its weights can be had, else says what it took."""
+    """Perceptual loss on patches over the gap; "auto" takes LPIPS-VGG where its weights can be had, else says what it took."""
     perceptual_weights: Path | None = None
     """File of the perceptual network's backbone, in torchvision's layout; by default torch's cache, else a download."""
     perceptual_loss_mult: float = 0.01
     """Weight of the perceptual loss (mean over patches)."""
     disparity_loss_mult: float = 0.02
-    """Weight of the disparity loss in the hole, in units of the hole's median disparity."""
+    """Weight of the disparity loss in the gap, in units of the gap's median disparity."""
     disparity_tolerance: float = 0.1
     """Part of the exported disparity by which the rendered one may be off for nothing: completed depth is a guess."""
     reference_loss_mult: float = 0.02
-    """Weight of the pixel loss in the reference view's hole."""
+    """Weight of the pixel loss in the reference view's gap."""
 
 
 class SpinnerfInpaintModel(SpinnerfModel):
-    """Nerfacto with a pixel loss outside the hole, a perceptual loss on patches over it, and a disparity loss.
+    """Nerfacto with a pixel loss outside the gap, a perceptual loss on patches over it, and a disparity loss.
 
     The rendering weights of patches and reference rays are detached, the background's share included: what is invented in one
     photo is not to move surfaces that others see. Density is not wholly out of their reach even so (`patch_geometry`).

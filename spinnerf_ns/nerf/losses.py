@@ -50,7 +50,7 @@ def disparity_loss(disparity: Tensor, target: Tensor, scale: float, tolerance: f
         target: (R, 1), same units.
         scale: the disparity that counts as 1, a scene's typical one: makes the loss independent of the scene's unit.
         tolerance: part of the target by which a disparity may be off for nothing. Completed depth is a guess: within its
-            error the photos that see past the hole know better.
+            error the photos that see past the gap know better.
 
     Returns:
         A scalar, exactly 0 when no target is known.

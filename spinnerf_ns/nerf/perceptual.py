@@ -1,6 +1,6 @@
-"""How different two small pictures look: the loss on patches inside the hole, where pixel errors would blur.
+"""How different two small pictures look: the loss on patches inside the gap, where pixel errors would blur.
 
-The photos inpainted one by one disagree with each other inside the hole. A squared error there asks for their mean, which
+The photos inpainted one by one disagree with each other inside the gap. A squared error there asks for their mean, which
 is a blur; a perceptual distance asks for a texture like theirs (SPIn-NeRF). Two kinds:
 
 lpips

@@ -11,7 +11,7 @@ BACKGROUND = "background"
 """Folder and stage of the field of what stays: field.pt and depths/."""
 
 RIM = "rim"
-"""Disparity continued from the hole's rim, by no network."""
+"""Disparity continued from the region's rim, by no network."""
 
 
 @dataclass
@@ -26,7 +26,7 @@ class ExportConfig:
     inpainted: Path | None = None
     """Folder of photos inpainted elsewhere (<photo>.png); used with --inpainter folder."""
     disparity_inpainter: str = RIM
-    """What completes disparity. rim: the surfaces around the hole are continued. lama: the network fills it like a picture
+    """What completes disparity. rim: the surfaces around the region are continued. lama: the network fills it like a picture
     (the paper)."""
     reference_view: str | None = None
     """Photo whose filling is taken at its word when the field is fitted; by default one with a large unseen area near the
@@ -42,7 +42,7 @@ class ExportConfig:
     """Training steps of a field of what stays, which gives the depth without the object; by default as many as the
     segmentation was trained, at most 3000. 0: the depth around the object is continued."""
     by_surface: bool = True
-    """Whether planes around the holes are looked for: depth near one is moved onto it, and what no photo shows is continued
+    """Whether planes around the regions are looked for: depth near one is moved onto it, and what no photo shows is continued
     only from the surface that it lies on (opencv and patchmatch)."""
     carry: bool = True
     """Whether what no photo shows is completed in a few reference photos and carried by depth to all others; off: every photo

@@ -93,10 +93,10 @@ def background_stage(
     config: ExportConfig,
     parameters: dict[str, Any],
 ) -> None:
-    """Writes `background/`: a field fitted to the photos outside their holes, and what it shows of their depth.
+    """Writes `background/`: a field fitted to the photos outside their regions, and what it shows of their depth.
 
     Args:
-        fit: photo -> hole, and the file that the field is written to -> a function that renders its depth.
+        fit: photo -> region, and the file that the field is written to -> a function that renders its depth.
         parameters: what else the result depends on.
     """
     views = views_with_object(capture, workspace)
@@ -106,8 +106,8 @@ def background_stage(
     with workspace.stage(BACKGROUND, parameters, inputs, [folder], config.overwrite, capture) as stage:
         if stage.fresh:
             return
-        holes = {view.photo: removed_region(workspace, view, config) for view in views}
-        render = fit(holes, stage.folder(folder) / "field.pt")
+        regions = {view.photo: removed_region(workspace, view, config) for view in views}
+        render = fit(regions, stage.folder(folder) / "field.pt")
         for view in track(views, "Rendering depth"):
             save_depth(stage.folder(folder) / "depths" / f"{view.photo}.npy", render(view))
             stage.record(view.photo)
@@ -129,7 +129,7 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
     """Writes `removed/`, the object-free capture, from `masks_3d/` and the depths in `background/`, or else `layers/`.
 
     Masked pixels whose background another photo shows are filled from there; the rest, which no photo shows, is inpainted:
-    colours by the 2-D inpainter, disparity in floats from the hole's rim.
+    colours by the 2-D inpainter, disparity in floats from the region's rim.
 
     Returns:
         The folder.
@@ -163,7 +163,7 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
         if stage.fresh:
             return workspace.removed
         layers = [load_layers(workspace, view, config, depth_path) for view in views]
-        if not any(layer.hole.any() for layer in layers):
+        if not any(layer.region.any() for layer in layers):
             raise SpinnerfError(
                 f"{workspace.masks_3d}: every mask is empty, so there is nothing to remove; point at the object again: "
                 f"ns-spinnerf segment --data {capture.data} --view PHOTO --points X,Y --overwrite"
@@ -181,7 +181,7 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
             mended = _mended(config, views, reference)
             photos = []
             for index, (layer, each) in enumerate(zip(layers, filled, strict=True)):
-                z = each.z if planes is None else snapped(layer.view, each.z, layer.hole, planes, labels[index])
+                z = each.z if planes is None else snapped(layer.view, each.z, layer.region, planes, labels[index])
                 z = _completed(layer, z, disparity_inpainter)
                 photos.append(Open(layer.view, each.image, each.unseen_mask, z, layer.is_source))
 
@@ -191,13 +191,13 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
             references = []
             if reference is not None:
                 if config.fill_from_views:
-                    say_provenance(photos, [layer.hole for layer in layers])
+                    say_provenance(photos, [layer.region for layer in layers])
                 references = choose_references(photos, reference, draw, mended, config.carry)
             for index in track(unfinished, "Inpainting"):
                 layer, photo = layers[index], photos[index]
                 done = completed(references, index, photo, draw, config.carry)
-                writer.write(RemovedView(layer.view.photo, done.image, layer.hole, photo.to_fill, done.z))
-                record = {"hole": int(layer.hole.sum()), "unseen": int(photo.to_fill.sum())}
+                writer.write(RemovedView(layer.view.photo, done.image, layer.region, photo.to_fill, done.z))
+                record = {"region": int(layer.region.sum()), "unseen": int(photo.to_fill.sum())}
                 record["carried"] = int((done.source > 0).sum())
                 stage.record(layer.view.photo, **record, **({REFERENCE: True} if index == reference else {}))
         writer.finish()
@@ -239,20 +239,20 @@ def _mended(config: ExportConfig, views: Sequence[View], reference: int | None) 
 
 
 def _fill(layers: list[ViewLayers], config: ExportConfig, without_object: bool) -> list[Filled]:
-    """What the photos show of each other's holes."""
+    """What the photos show of each other's regions."""
     if not config.fill_from_views:
-        return [Filled(x.image, x.hole, np.where(x.hole, 0, x.z_visible).astype(np.float32)) for x in layers]
+        return [Filled(x.image, x.region, np.where(x.region, 0, x.z_visible).astype(np.float32)) for x in layers]
     if without_object:
         layers = [replace(layer, z_background=layer.z_visible) for layer in layers]
     return fill_from_views(layers, config.depth_tolerance)
 
 
 def _completed(layer: ViewLayers, z: np.ndarray, disparity_inpainter: Any) -> npt.NDArray[np.float32]:
-    """(H, W) depth without the object: what was filled keeps its own, the rest of the hole is continued from around it; unknown
+    """(H, W) depth without the object: what was filled keeps its own, the rest of the region is continued from around it; unknown
     where the photo has no depth to continue."""
-    known = np.where(layer.hole, z, layer.z_visible).astype(np.float32)
-    # Everything in the hole without a depth is completed, filled pixels with an uncertain depth included.
-    to_complete = layer.hole & (known <= 0)
+    known = np.where(layer.region, z, layer.z_visible).astype(np.float32)
+    # Everything in the region without a depth is completed, filled pixels with an uncertain depth included.
+    to_complete = layer.region & (known <= 0)
     disparity = z_to_disparity(known)
     if to_complete.any() and not (known > 0).any():
         say(
@@ -264,15 +264,15 @@ def _completed(layer: ViewLayers, z: np.ndarray, disparity_inpainter: Any) -> np
 
 
 def _planes(layers: list[ViewLayers]) -> np.ndarray:
-    """The planes around the holes, from what the photos show."""
+    """The planes around the regions, from what the photos show."""
     layers = [layer for layer in layers if layer.is_source]
-    around = [np.where(layer.hole, 0, layer.z_visible) for layer in layers]
-    return find_planes([layer.view for layer in layers], around, [layer.hole for layer in layers])
+    around = [np.where(layer.region, 0, layer.z_visible) for layer in layers]
+    return find_planes([layer.view for layer in layers], around, [layer.region for layer in layers])
 
 
 def _labels(layers: list[ViewLayers], planes: np.ndarray) -> list[npt.NDArray[np.uint8]]:
-    """Per photo (H, W): which plane each pixel shows, in the hole the one that goes on there."""
-    labels = [surface_labels(x.view, x.z_visible, x.hole, planes) for x in layers]
+    """Per photo (H, W): which plane each pixel shows, in the region the one that goes on there."""
+    labels = [surface_labels(x.view, x.z_visible, x.region, planes) for x in layers]
     layers = _snapped(layers, planes, labels)
     photos, each = Photos(layers), track(range(len(layers)), "Continuing surfaces")
     return [continued(layers[number], photos.all_but(number), planes, labels[number]) for number in each]
@@ -280,17 +280,19 @@ def _labels(layers: list[ViewLayers], planes: np.ndarray) -> list[npt.NDArray[np
 
 def _snapped(layers: list[ViewLayers], planes: np.ndarray, labels: list[npt.NDArray[np.uint8]]) -> list[ViewLayers]:
     """The photos with depth moved onto the planes that they show."""
-    return [replace(x, z_visible=snapped(x.view, x.z_visible, x.hole, planes, own)) for x, own in zip(layers, labels, strict=True)]
+    return [
+        replace(x, z_visible=snapped(x.view, x.z_visible, x.region, planes, own)) for x, own in zip(layers, labels, strict=True)
+    ]
 
 
 def _drawn(layer: ViewLayers, image: np.ndarray, to_fill: np.ndarray, labels: np.ndarray | None, inpainter: Any) -> np.ndarray:
     """The photo with `to_fill` inpainted."""
     photo = layer.view.photo
 
-    def fill(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    def fill(image: np.ndarray, to_fill: np.ndarray) -> np.ndarray:
         if layer.valid_mask is not None:
-            hole = hole | ~layer.valid_mask  # what may not be used is nothing to draw from
-        return inpainter.inpaint([image], [hole], [photo])[0]
+            to_fill = to_fill | ~layer.valid_mask  # what may not be used is nothing to draw from
+        return inpainter.inpaint([image], [to_fill], [photo])[0]
 
     if labels is None or not getattr(inpainter, "by_surface", False):
         return np.where(to_fill[..., None], fill(image, to_fill), image)
@@ -306,7 +308,7 @@ def depths_of(workspace: Workspace, config: ExportConfig) -> Callable[[Workspace
 def load_layers(
     workspace: Workspace, view: View, config: ExportConfig, depth_path: Callable[[Workspace, str], Path] = layers_path
 ) -> ViewLayers:
-    """A view's photo, hole and rendered depth; its background depth is not known yet."""
+    """A view's photo, region and rendered depth; its background depth is not known yet."""
     image, valid = view.read_image(), view.valid_mask()
     region = removed_region(workspace, view, config, valid)
     z_visible = np.where(valid, load_depth(depth_path(workspace, view.photo)), np.float32(0))

@@ -15,13 +15,13 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass
 class ViewLayers:
-    """What is known about one photo before its hole is filled."""
+    """What is known about one photo before its region is filled."""
 
     view: View
     """The photo's camera."""
     image: Image
     """(H, W, 3) uint8 RGB, the photo."""
-    hole: BoolMask
+    region: BoolMask
     """(H, W) bool: the dilated object mask, where the photo may be used."""
     z_visible: Floats
     """(H, W) planar depth of what the photo shows, object included; 0 = unknown."""

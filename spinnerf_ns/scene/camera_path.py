@@ -23,7 +23,7 @@ NOWHERE = -1
 """Stands before the path's first view and behind its last one; as near to any view as can be."""
 
 END_COSTS = 4.0
-"""A view at an end of the path is the reference view only if its hole is e^4 times as large as that of the middle."""
+"""A view at an end of the path is the reference view only if its unseen part is e^4 times as large as in the middle."""
 
 
 def order_along_path(views: Sequence[View]) -> list[int]:

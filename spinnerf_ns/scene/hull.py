@@ -1,4 +1,4 @@
-"""Where the object may have stood: the points that every photo sees inside its hole (Laurentini 1994).
+"""Where the object may have stood: the points that every photo sees inside its region (Laurentini 1994).
 
 No photo shows what is in there, so nothing keeps a field from leaving fog in it.
 """
@@ -20,7 +20,7 @@ CELLS = 96
 MARGIN = 0.75
 """The box is the object's, grown on each side by this part of its diagonal."""
 DOUBT = 0.05
-"""Part of the photos that may see a point outside their hole all the same: a mask here or there is wrong."""
+"""Part of the photos that may see a point outside their region all the same: a mask here or there is wrong."""
 
 
 @dataclass
@@ -35,12 +35,12 @@ class VisualHull:
     """(X, Y, Z) whether a cell is in the hull."""
 
 
-def visual_hull(views: Sequence[View], holes: Sequence[BoolMask], surface: npt.NDArray[np.float64]) -> VisualHull:
-    """The cells around the object that (nearly) all photos see inside their holes.
+def visual_hull(views: Sequence[View], regions: Sequence[BoolMask], surface: npt.NDArray[np.float64]) -> VisualHull:
+    """The cells around the object that (nearly) all photos see inside their regions.
 
     Args:
         views: the photos that show the object.
-        holes: per photo (H, W) bool.
+        regions: per photo (H, W) bool.
         surface: (P, 3) points of the object's visible surface, a few wrong ones among them.
 
     Returns:
@@ -56,13 +56,13 @@ def visual_hull(views: Sequence[View], holes: Sequence[BoolMask], surface: npt.N
     points = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1).reshape(-1, 3)
     points = low + (points + 0.5) * cell
     outside, seen = np.zeros(len(points), np.int32), np.zeros(len(points), np.int32)
-    for view, hole in zip(views, holes, strict=True):
+    for view, region in zip(views, regions, strict=True):
         xy, z = project(view, points)
         with np.errstate(invalid="ignore"):
             shown = (z > 0) & (xy[:, 0] >= 0) & (xy[:, 0] < view.width) & (xy[:, 1] >= 0) & (xy[:, 1] < view.height)
         which = np.flatnonzero(shown)
-        in_hole = hole[xy[which, 1].astype(np.int64), xy[which, 0].astype(np.int64)]
+        in_region = region[xy[which, 1].astype(np.int64), xy[which, 0].astype(np.int64)]
         seen[which] += 1
-        outside[which] += ~in_hole
+        outside[which] += ~in_region
     inside = (seen >= 2) & (outside <= DOUBT * seen)
     return VisualHull(low, cell, inside.reshape(shape))

@@ -41,7 +41,7 @@ def test_release_brings_its_losses() -> None:
     preset, ours = method_config("spinnerf-inpaint-release").pipeline, method_config("spinnerf-inpaint-lite")
     config = release(ours).pipeline
     assert config.model.disparity_loss_mult == preset.model.disparity_loss_mult != ours.pipeline.model.disparity_loss_mult
-    assert config.datamanager.hole == "object" and ours.pipeline.datamanager.hole == "unseen"
+    assert config.datamanager.to_fill == "object" and ours.pipeline.datamanager.to_fill == "unseen"
     assert config.datamanager.depth_num_rays == ours.pipeline.datamanager.depth_num_rays
 
 
@@ -55,11 +55,11 @@ def test_per_view_draws_from_all_pixels_and_detaches_only_the_hole(removed, deta
     inside = torch.zeros(manager.train_pool.num_pixels, dtype=torch.bool)
     inside[manager.region_pixels] = True
     uniform = batch["layout"].uniform
-    in_hole = inside[batch["flat"][:uniform]]
+    in_region = inside[batch["flat"][:uniform]]
     part = len(manager.region_pixels) / manager.train_pool.num_pixels
-    assert 0.5 * part < in_hole.float().mean() < 2 * part, "as often as the removed region is large"
+    assert 0.5 * part < in_region.float().mean() < 2 * part, "as often as the removed region is large"
     trains = bundle.metadata[TRAINS_GEOMETRY][:uniform, 0]
-    assert torch.equal(trains, ~in_hole if detached else torch.ones_like(in_hole))
+    assert torch.equal(trains, ~in_region if detached else torch.ones_like(in_region))
     assert batch["layout"].patch_rays == batch["layout"].depth == batch["layout"].reference == 0
 
 
@@ -72,8 +72,8 @@ def test_a_detached_ray_moves_colour_and_not_density(removed) -> None:
     inside[pipeline.datamanager.region_pixels] = True
     bundle, batch = pipeline.datamanager.next_train(0)
     uniform = batch["layout"].uniform
-    hole = inside[batch["flat"][:uniform]]
-    assert hole.any() and not hole.all()
+    region = inside[batch["flat"][:uniform]]
+    assert region.any() and not region.all()
 
     def density_gradient(rays: torch.Tensor) -> float:
         pipeline.zero_grad()
@@ -84,13 +84,13 @@ def test_a_detached_ray_moves_colour_and_not_density(removed) -> None:
         return max(float(g.abs().max()) for g in weights if g is not None)
 
     head = pipeline.model.field.mlp_head
-    outside_gradient = density_gradient(~hole)
+    outside_gradient = density_gradient(~region)
     assert outside_gradient > 0 and any(p.grad is not None and p.grad.abs().max() > 0 for p in head.parameters())
-    # The last row's first output is density: it gets nothing from rays into the hole.
+    # The last row's first output is density: it gets nothing from rays into the region.
     last = [m for m in pipeline.model.field.mlp_base.modules() if isinstance(m, torch.nn.Linear)][-1]
-    density_gradient(hole)
+    density_gradient(region)
     assert float(last.weight.grad[0].abs().max()) == 0 and float(last.weight.grad[1:].abs().max()) > 0
-    density_gradient(~hole)
+    density_gradient(~region)
     assert float(last.weight.grad[0].abs().max()) > 0
 
 

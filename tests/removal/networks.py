@@ -58,7 +58,7 @@ class FourierBlock(nn.Module):
 class Lama(nn.Module):
     """LaMa's class of network (Suvorov et al. 2022) with the published TorchScript file's signature.
 
-    (1, 3, H, W) image in [0, 1] and (1, 1, H, W) mask, 1 = hole -> (1, 3, H, W) image; sides must be multiples of 8.
+    (1, 3, H, W) image in [0, 1] and (1, 1, H, W) mask, 1 = gap -> (1, 3, H, W) image; sides must be multiples of 8.
     The published one has width 64 and 18 blocks.
     """
 

@@ -130,15 +130,15 @@ from spinnerf_ns.removal.inpainters.base import PhotoInpainter
 
 @dataclass
 class RingInpainter(PhotoInpainter):
-    """Fills the hole with the median colour of a ring around it."""
+    """Fills the gap with the median colour of a ring around it."""
 
     name: ClassVar[str] = "ring"
     width: int = 9
 
-    def fill(self, image, hole, photo):
-        around = cv2.dilate(hole.astype(np.uint8), np.ones((2 * self.width + 1,) * 2, np.uint8)) > 0
+    def fill(self, image, gap, photo):
+        around = cv2.dilate(gap.astype(np.uint8), np.ones((2 * self.width + 1,) * 2, np.uint8)) > 0
         filled = image.copy()
-        filled[hole] = np.median(image[around & ~hole], axis=0)
+        filled[gap] = np.median(image[around & ~gap], axis=0)
         return filled
 '''
 
@@ -168,10 +168,10 @@ def test_an_inpainter_of_another_package(another_package):
     assert "ring" in INPAINTERS.names()
     name, inpainter = choose_inpainter("ring", options=("width=3",))
     assert name == inpainter.name == "ring" and inpainter.width == 3 and isinstance(inpainter, Inpainter)
-    image, hole = CASES["ordinary"]
-    filled = inpainter.inpaint([image], [hole])[0]
-    np.testing.assert_array_equal(filled[~hole], image[~hole])
-    assert len(np.unique(filled[hole], axis=0)) == 1
+    image, to_fill = CASES["ordinary"]
+    filled = inpainter.inpaint([image], [to_fill])[0]
+    np.testing.assert_array_equal(filled[~to_fill], image[~to_fill])
+    assert len(np.unique(filled[to_fill], axis=0)) == 1
 
 
 def test_without_the_package_the_name_is_unknown():

@@ -28,8 +28,8 @@ def create(folder, **options):
 
 
 def test_the_seed_decides(folder):
-    image, hole = CASES["ordinary"]
-    one, same, other = (create(folder, seed=seed).inpaint([image], [hole])[0] for seed in (0, 0, 1))
+    image, to_fill = CASES["ordinary"]
+    one, same, other = (create(folder, seed=seed).inpaint([image], [to_fill])[0] for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
 
@@ -66,9 +66,9 @@ def test_a_safety_checker_is_neither_needed_nor_used(folder, tmp_path):
     index = json.loads((folder / "model_index.json").read_text())
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
-    image, hole = CASES["ordinary"]
-    filled = create(tmp_path / "model").inpaint([image], [hole])[0]
-    np.testing.assert_array_equal(filled, create(folder).inpaint([image], [hole])[0])
+    image, to_fill = CASES["ordinary"]
+    filled = create(tmp_path / "model").inpaint([image], [to_fill])[0]
+    np.testing.assert_array_equal(filled, create(folder).inpaint([image], [to_fill])[0])
 
 
 def test_options():
@@ -94,12 +94,12 @@ class Shifted:
 
 def test_the_answer_is_shifted_to_meet_the_rim(folder):
     truth = np.array([100, 60, 20], np.uint8)
-    image, hole = np.tile(truth, (90, 120, 1)), box(90, 120, slice(30, 60), slice(40, 80))
+    image, to_fill = np.tile(truth, (90, 120, 1)), box(90, 120, slice(30, 60), slice(40, 80))
     given = image.copy()
-    given[hole] = 255
+    given[to_fill] = 255
     inpainter = create(folder)
     inpainter._pipeline = Shifted(truth)
-    filled = inpainter.inpaint([given], [hole])[0]
+    filled = inpainter.inpaint([given], [to_fill])[0]
     assert np.abs(filled.astype(int) - image).max() <= 1
     ((shown, mask),) = inpainter._pipeline.given
     assert shown.shape == (32, 32, 3) and np.abs(shown.astype(int) - truth).max() <= 1  # nothing of the object is shown
@@ -110,25 +110,25 @@ def test_the_models_answer_arrives_where_the_hole_is(folder):
     """A model that answers with what it is shown gives back a photo that was smooth enough for its resolution."""
     y, x = np.mgrid[:100, :140].astype(np.float32)
     image = np.stack([40 + x, 200 - y, 60 + (x + y) / 2], axis=-1).astype(np.uint8)
-    hole = box(100, 140, slice(70, 100), slice(100, 140))  # in the corner: the square is shifted into the photo
+    to_fill = box(100, 140, slice(70, 100), slice(100, 140))  # in the corner: the square is shifted into the photo
     inpainter = create(folder)
     inpainter._pipeline = Shifted(image[0, 0])
-    inpainter.inpaint([image], [hole])
+    inpainter.inpaint([image], [to_fill])
     echo = Shifted(image[0, 0])
-    wanted = square_around(hole, inpainter.context, 32)
+    wanted = square_around(to_fill, inpainter.context, 32)
     import cv2
 
     answer = cv2.resize(image[wanted].astype(np.float32) / 255, (32, 32), interpolation=cv2.INTER_AREA)
     echo_call = SimpleNamespace(images=[answer])
     inpainter._pipeline = type("Echo", (Shifted,), {"__call__": lambda self, **options: echo_call})(echo.truth)
-    filled = inpainter.inpaint([image], [hole])[0]
+    filled = inpainter.inpaint([image], [to_fill])[0]
     assert np.abs(filled.astype(int) - image).max() <= 6
 
 
 @pytest.mark.parametrize("context", [0.0, 0.75])
 def test_the_square_holds_the_hole_and_stays_in_the_photo_where_it_fits(context):
-    hole = box(200, 300, slice(150, 190), slice(0, 60))
-    rows, columns = square_around(hole, context, 32)
+    to_fill = box(200, 300, slice(150, 190), slice(0, 60))
+    rows, columns = square_around(to_fill, context, 32)
     side = max(32, round((1 + 2 * context) * 60))
     assert rows.stop - rows.start == columns.stop - columns.start == side
     assert 0 <= rows.start <= 150 and 190 <= rows.stop <= 200 and columns.start == 0
@@ -137,6 +137,6 @@ def test_the_square_holds_the_hole_and_stays_in_the_photo_where_it_fits(context)
 
 
 def test_photos_smaller_than_the_models_resolution(folder):
-    image, hole = photo(11, 19), box(11, 19, slice(3, 8), slice(0, 7))
-    filled = create(folder).inpaint([image], [hole])[0]
-    np.testing.assert_array_equal(filled[~hole], image[~hole])
+    image, to_fill = photo(11, 19), box(11, 19, slice(3, 8), slice(0, 7))
+    filled = create(folder).inpaint([image], [to_fill])[0]
+    np.testing.assert_array_equal(filled[~to_fill], image[~to_fill])

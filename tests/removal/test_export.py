@@ -102,7 +102,7 @@ def test_a_hand_mended_photo_takes_the_references_place(exported, tmp_path, caps
     workspace = exported(carry=False)
     before, reference = photos(workspace), workspace.reference_view
     unseen = load_object_mask(workspace.removed / "unseen_masks" / f"{reference}.png")
-    mended = np.full((48, 64, 3), (10, 200, 30), np.uint8)  # everything painted over: only the hole is taken
+    mended = np.full((48, 64, 3), (10, 200, 30), np.uint8)  # everything painted over: only the region is taken
     write_png(tmp_path / "mended.png", mended)
     capsys.readouterr()
     exported(reference_photo=tmp_path / "mended.png", carry=False)
@@ -142,12 +142,12 @@ def test_disparity_by_the_network_changes_depth_in_the_hole_alone(exported, tmp_
     exported(inpainter="lama", inpainter_options=options, disparity_inpainter="lama", carry=False)
     assert photos(workspace) == images
     for photo, path in depths(workspace):
-        hole = load_object_mask(workspace.removed / "object_masks" / f"{photo}.png")
+        region = load_object_mask(workspace.removed / "object_masks" / f"{photo}.png")
         z = load_depth(path)
-        np.testing.assert_array_equal(z[~hole], rim[photo][~hole])
-        if hole.any():
-            assert (z[hole] > 0).all() and (z[hole] != rim[photo][hole]).any()
-            assert 0.3 < np.median(z[hole] / rim[photo][hole]) < 3
+        np.testing.assert_array_equal(z[~region], rim[photo][~region])
+        if region.any():
+            assert (z[region] > 0).all() and (z[region] != rim[photo][region]).any()
+            assert 0.3 < np.median(z[region] / rim[photo][region]) < 3
 
 
 def depths(workspace):
@@ -184,9 +184,9 @@ def test_what_no_photo_shows_is_drawn_in_few_photos_and_carried_to_the_others(ex
     drawn = []
     fill = OpenCVInpainter.fill
 
-    def counted(self, image, hole, photo):
-        drawn.append((photo, int(hole.sum())))
-        return fill(self, image, hole, photo)
+    def counted(self, image, region, photo):
+        drawn.append((photo, int(region.sum())))
+        return fill(self, image, region, photo)
 
     monkeypatch.setattr(OpenCVInpainter, "fill", counted)
     workspace = exported(carry=False)

@@ -67,9 +67,9 @@ def photo(height: int, width: int, seed: int = 0):
 
 
 def box(height: int, width: int, rows: slice, columns: slice):
-    hole = np.zeros((height, width), bool)
-    hole[rows, columns] = True
-    return hole
+    to_fill = np.zeros((height, width), bool)
+    to_fill[rows, columns] = True
+    return to_fill
 
 
 CASES = {
@@ -78,7 +78,7 @@ CASES = {
     "one pixel": (photo(32, 40), box(32, 40, slice(7, 8), slice(39, 40))),
     "grey": (np.repeat(photo(40, 40)[..., :1], 3, axis=2), box(40, 40, slice(10, 20), slice(5, 30))),
     "most of the photo": (photo(30, 40), ~box(30, 40, slice(20, 30), slice(0, 40))),
-    "two holes": (photo(40, 60), box(40, 60, slice(5, 15), slice(5, 15)) | box(40, 60, slice(22, 36), slice(40, 56))),
+    "two gaps": (photo(40, 60), box(40, 60, slice(5, 15), slice(5, 15)) | box(40, 60, slice(22, 36), slice(40, 56))),
     "tiny photo": (photo(5, 7), box(5, 7, slice(1, 3), slice(2, 5))),
     "one pixel left": (photo(12, 12), ~box(12, 12, slice(3, 4), slice(8, 9))),
 }
@@ -97,42 +97,42 @@ def test_protocol_and_nothing_heavy_before_the_first_photo(name):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", NAMES)
 def test_shape_type_and_outside(create, name, case):
-    image, hole = CASES[case]
-    image_before, hole_before = image.copy(), hole.copy()
-    (filled,) = create(name).inpaint([image], [hole])
+    image, to_fill = CASES[case]
+    image_before, hole_before = image.copy(), to_fill.copy()
+    (filled,) = create(name).inpaint([image], [to_fill])
     assert filled.shape == image.shape and filled.dtype == np.uint8
-    np.testing.assert_array_equal(filled[~hole], image[~hole])
+    np.testing.assert_array_equal(filled[~to_fill], image[~to_fill])
     np.testing.assert_array_equal(image, image_before)
-    np.testing.assert_array_equal(hole, hole_before)
+    np.testing.assert_array_equal(to_fill, hole_before)
     if case == "grey" and name in EMBEDDED:
         assert (np.ptp(filled.astype(int), axis=2) <= 1).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_stood_in_the_hole_is_gone(create, name):
-    image, hole = CASES["ordinary"]
+    image, to_fill = CASES["ordinary"]
     red, green = image.copy(), image.copy()
-    red[hole], green[hole] = (255, 0, 0), (0, 255, 0)
+    red[to_fill], green[to_fill] = (255, 0, 0), (0, 255, 0)
     inpainter = create(name)
-    np.testing.assert_array_equal(inpainter.inpaint([red], [hole])[0], inpainter.inpaint([green], [hole])[0])
+    np.testing.assert_array_equal(inpainter.inpaint([red], [to_fill])[0], inpainter.inpaint([green], [to_fill])[0])
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_flat_photo_stays_flat(create, name):
-    image, hole = np.full((40, 50, 3), (200, 100, 30), np.uint8), box(40, 50, slice(10, 30), slice(15, 35))
+    image, to_fill = np.full((40, 50, 3), (200, 100, 30), np.uint8), box(40, 50, slice(10, 30), slice(15, 35))
     given = image.copy()
-    given[hole] = 0
-    filled = create(name).inpaint([given], [hole])[0]
+    given[to_fill] = 0
+    filled = create(name).inpaint([given], [to_fill])[0]
     assert np.abs(filled.astype(int) - image).max() <= 8  # OpenCV's Telea drifts by a few levels
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_batch_is_a_loop_and_deterministic(create, name):
-    images, holes = zip(*(CASES[case] for case in ("ordinary", "odd size", "two holes")))
-    batch = create(name).inpaint(images, holes)
+    images, all_to_fill = zip(*(CASES[case] for case in ("ordinary", "odd size", "two gaps")))
+    batch = create(name).inpaint(images, all_to_fill)
     again = create(name)
-    for image, hole, filled in list(zip(images, holes, batch))[::-1]:
-        np.testing.assert_array_equal(again.inpaint([image], [hole])[0], filled)
+    for image, to_fill, filled in list(zip(images, all_to_fill, batch))[::-1]:
+        np.testing.assert_array_equal(again.inpaint([image], [to_fill])[0], filled)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -142,17 +142,22 @@ def test_empty_hole_full_hole_and_no_photo(create, name):
     filled = inpainter.inpaint([image], [np.zeros((20, 30), bool)])[0]
     np.testing.assert_array_equal(filled, image)
     assert not np.shares_memory(filled, image)
-    with pytest.raises(SpinnerfError, match="cam0/x: the hole covers the whole photo"):
+    with pytest.raises(SpinnerfError, match="cam0/x: the gap covers the whole photo"):
         inpainter.inpaint([image], [np.ones((20, 30), bool)], ["cam0/x"])
     assert inpainter.inpaint([], []) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bad_input(create, name):
-    inpainter, image, hole = create(name), *CASES["ordinary"]
-    for images, holes in (([image], [hole[1:]]), ([image], [hole.astype(np.uint8)]), ([image / 255], [hole]), ([image], [])):
+    inpainter, image, to_fill = create(name), *CASES["ordinary"]
+    for images, all_to_fill in (
+        ([image], [to_fill[1:]]),
+        ([image], [to_fill.astype(np.uint8)]),
+        ([image / 255], [to_fill]),
+        ([image], []),
+    ):
         with pytest.raises(SpinnerfError):
-            inpainter.inpaint(images, holes)
+            inpainter.inpaint(images, all_to_fill)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -160,16 +165,16 @@ def test_disparity(create, name):
     inpainter = create(name)
     y, x = np.mgrid[:61, :83]
     plane = (0.02 + 1e-4 * x + 2e-4 * y).astype(np.float32)
-    hole = box(61, 83, slice(20, 45), slice(30, 60))
-    given = np.where(hole, 0, plane)
-    filled = inpainter.inpaint_disparity(given, hole)
+    to_fill = box(61, 83, slice(20, 45), slice(30, 60))
+    given = np.where(to_fill, 0, plane)
+    filled = inpainter.inpaint_disparity(given, to_fill)
     assert filled.shape == plane.shape and filled.dtype == np.float32
-    np.testing.assert_array_equal(filled[~hole], plane[~hole])
+    np.testing.assert_array_equal(filled[~to_fill], plane[~to_fill])
     assert np.abs(filled / plane - 1).max() < 0.02  # an 8-bit detour at the photo's scale would be beyond this
-    np.testing.assert_array_equal(inpainter.inpaint_disparity(given, hole), filled)
-    np.testing.assert_array_equal(inpainter.inpaint_disparity(plane, np.zeros_like(hole)), plane)
+    np.testing.assert_array_equal(inpainter.inpaint_disparity(given, to_fill), filled)
+    np.testing.assert_array_equal(inpainter.inpaint_disparity(plane, np.zeros_like(to_fill)), plane)
     with pytest.raises(SpinnerfError):
-        inpainter.inpaint_disparity(plane, np.ones_like(hole))
+        inpainter.inpaint_disparity(plane, np.ones_like(to_fill))
 
 
 MOST_MEMORY = 1.3e9
@@ -192,13 +197,13 @@ def fill_large_photo(inpainter):
     """Fills a 4000x3000 photo; resident bytes before, and at the peak."""
     y, x = np.mgrid[:3000, :4000].astype(np.uint16)
     image = np.stack([x % 251, (x + y) % 253, y % 241], axis=-1).astype(np.uint8)
-    hole = box(3000, 4000, slice(1400, 1480), slice(1800, 1900))
+    to_fill = box(3000, 4000, slice(1400, 1480), slice(1800, 1900))
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     before = resident("VmRSS")
-    filled = inpainter.inpaint([image], [hole])[0]
+    filled = inpainter.inpaint([image], [to_fill])[0]
     peak = resident("VmHWM")
-    np.testing.assert_array_equal(filled[~hole], image[~hole])
-    assert (filled[hole] != image[hole]).any()
+    np.testing.assert_array_equal(filled[~to_fill], image[~to_fill])
+    assert (filled[to_fill] != image[to_fill]).any()
     return before, peak
 
 
@@ -228,8 +233,8 @@ def test_diffusion_sees_a_4000_pixel_wide_photo_in_the_stated_memory(create):
 
 
 def test_opencv_options():
-    image, hole = CASES["ordinary"]
-    telea, ns = (INPAINTERS.create("opencv", method=method).inpaint([image], [hole])[0] for method in ("telea", "ns"))
+    image, to_fill = CASES["ordinary"]
+    telea, ns = (INPAINTERS.create("opencv", method=method).inpaint([image], [to_fill])[0] for method in ("telea", "ns"))
     assert (telea != ns).any()
     for options in ({"method": "magic"}, {"radius": 0}, {"radii": 3}):
         with pytest.raises(SpinnerfError):
@@ -241,26 +246,26 @@ class TestFolder:
         return INPAINTERS.create("folder", folder=tmp_path)
 
     def test_takes_only_the_hole(self, tmp_path):
-        image, hole = CASES["odd size"]
+        image, to_fill = CASES["odd size"]
         mended = photo(*image.shape[:2], seed=9)
         write_png(tmp_path / "cam0" / "a.b.png", mended)
-        filled = self.create(tmp_path).inpaint([image], [hole], ["cam0/a.b"])[0]
-        np.testing.assert_array_equal(filled[hole], mended[hole])
-        np.testing.assert_array_equal(filled[~hole], image[~hole])
+        filled = self.create(tmp_path).inpaint([image], [to_fill], ["cam0/a.b"])[0]
+        np.testing.assert_array_equal(filled[to_fill], mended[to_fill])
+        np.testing.assert_array_equal(filled[~to_fill], image[~to_fill])
 
     def test_key_with_its_suffix(self, tmp_path):
-        image, hole = CASES["odd size"]
+        image, to_fill = CASES["odd size"]
         write_png(tmp_path / "a.png", photo(*image.shape[:2], seed=9))
         assert self.create(tmp_path).path_of("a.png") == self.create(tmp_path).path_of("a") == tmp_path / "a.png"
 
     def test_missing_doubtful_and_of_another_size(self, tmp_path):
-        image, hole = CASES["odd size"]
+        image, to_fill = CASES["odd size"]
         inpainter = self.create(tmp_path)
         with pytest.raises(SpinnerfError, match="a.png: this mended photo is missing"):
-            inpainter.inpaint([image], [hole], ["a"])
+            inpainter.inpaint([image], [to_fill], ["a"])
         write_png(tmp_path / "a.png", photo(10, 12))
         with pytest.raises(SpinnerfError, match="12x10.*53x37"):
-            inpainter.inpaint([image], [hole], ["a"])
+            inpainter.inpaint([image], [to_fill], ["a"])
         (tmp_path / "a.JPG").write_bytes(b"")
         with pytest.raises(SpinnerfError, match="2 files"):
             inpainter.path_of("a")
@@ -279,21 +284,21 @@ class TestPatchmatch:
         return np.repeat(value.astype(np.uint8)[..., None], 3, axis=2), box(90, 120, slice(44, 76), slice(45, 77))
 
     def test_continues_texture_where_opencv_blurs(self):
-        truth, hole = self.stripes()
-        given = np.where(hole[..., None], np.uint8(128), truth)
-        filled = {name: INPAINTERS.create(name).inpaint([given], [hole])[0] for name in ("opencv", "patchmatch")}
-        error = {name: np.sqrt(np.mean((image[hole].astype(float) - truth[hole]) ** 2)) for name, image in filled.items()}
+        truth, to_fill = self.stripes()
+        given = np.where(to_fill[..., None], np.uint8(128), truth)
+        filled = {name: INPAINTERS.create(name).inpaint([given], [to_fill])[0] for name in ("opencv", "patchmatch")}
+        error = {name: np.sqrt(np.mean((image[to_fill].astype(float) - truth[to_fill]) ** 2)) for name, image in filled.items()}
         assert error["patchmatch"] < 25 and error["patchmatch"] < error["opencv"] / 2
 
     def test_large_holes_are_composed_at_a_coarser_scale(self):
-        truth, hole = self.stripes()
-        filled = INPAINTERS.create("patchmatch", max_hole=300).inpaint([truth], [hole])[0]
-        assert np.sqrt(np.mean((filled[hole].astype(float) - truth[hole]) ** 2)) < 60
-        assert filled[hole].std() > 60
+        truth, to_fill = self.stripes()
+        filled = INPAINTERS.create("patchmatch", max_gap=300).inpaint([truth], [to_fill])[0]
+        assert np.sqrt(np.mean((filled[to_fill].astype(float) - truth[to_fill]) ** 2)) < 60
+        assert filled[to_fill].std() > 60
 
     def test_seed_and_options(self):
-        image, hole = CASES["ordinary"]
-        one, other = (INPAINTERS.create("patchmatch", seed=seed).inpaint([image], [hole])[0] for seed in (0, 1))
+        image, to_fill = CASES["ordinary"]
+        one, other = (INPAINTERS.create("patchmatch", seed=seed).inpaint([image], [to_fill])[0] for seed in (0, 1))
         assert (one != other).any()
         for options in ({"patch": 4}, {"patch": 1}, {"surroundings": 0}):
             with pytest.raises(SpinnerfError):

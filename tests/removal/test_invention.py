@@ -17,8 +17,8 @@ def photos(gain=1.0):
         factor = gain if number % 2 else 1.0
         truth = np.clip(truth * factor, 0, 255).astype(np.uint8)
         image = truth.copy()
-        image[layer.hole] = 0
-        result.append(Open(layer.view, image, layer.hole, layer.z_background))
+        image[layer.region] = 0
+        result.append(Open(layer.view, image, layer.region, layer.z_background))
         truths.append(truth)
     return result, truths
 

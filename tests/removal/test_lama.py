@@ -37,13 +37,13 @@ def limit(pixels):
 
 # ------------------------------------------------------------------------------------------------------------- the file
 def test_equals_the_network_called_by_hand(network):
-    image, hole = photo(64, 72), box(64, 72, slice(20, 40), slice(10, 50))  # sides are multiples of 8: nothing is padded
+    image, to_fill = photo(64, 72), box(64, 72, slice(20, 40), slice(10, 50))  # sides are multiples of 8: nothing is padded
     with torch.no_grad():
         given = torch.from_numpy(image / np.float32(255)).permute(2, 0, 1)[None]
-        answer = torch.jit.load(str(network))(given, torch.from_numpy(hole.astype(np.float32))[None, None])
+        answer = torch.jit.load(str(network))(given, torch.from_numpy(to_fill.astype(np.float32))[None, None])
     expected = np.round(answer[0].permute(1, 2, 0).numpy() * 255)
-    filled = create(network).inpaint([image], [hole])[0]
-    assert np.abs(filled.astype(float) - expected).max() <= 1 and filled[hole].std() > 0
+    filled = create(network).inpaint([image], [to_fill])[0]
+    assert np.abs(filled.astype(float) - expected).max() <= 1 and filled[to_fill].std() > 0
 
 
 def test_sides_are_padded_and_the_padding_knows_no_object(network):
@@ -51,14 +51,14 @@ def test_sides_are_padded_and_the_padding_knows_no_object(network):
 
     def recorded(image, mask):
         shapes.append(tuple(image.shape[2:]))
-        assert not image[:, :, mask[0, 0] > 0].any()  # neither the hole nor its mirror image shows what stood there
+        assert not image[:, :, mask[0, 0] > 0].any()  # neither the gap nor its mirror image shows what stood there
         return image * (1 - mask)
 
-    image, hole = CASES["odd size"]  # 37 x 53, the hole at the border
+    image, to_fill = CASES["odd size"]  # 37 x 53, the gap at the border
     inpainter = create(network)
     inpainter.prepare()
     inpainter._network = recorded
-    inpainter.inpaint([image], [hole])
+    inpainter.inpaint([image], [to_fill])
     assert shapes == [(40, 56)] and all(side % MULTIPLE == 0 for side in shapes[0])
 
 
@@ -86,9 +86,9 @@ def test_the_published_file_is_found_in_the_cache(network, monkeypatch, tmp_path
     )
     monkeypatch.setitem(weights.WEIGHTS, "big-lama", known)
     (tmp_path / "big-lama.pt").write_bytes(content)
-    image, hole = CASES["ordinary"]
-    filled = INPAINTERS.create("lama", device="cpu").inpaint([image], [hole])[0]
-    np.testing.assert_array_equal(filled, create(network).inpaint([image], [hole])[0])
+    image, to_fill = CASES["ordinary"]
+    filled = INPAINTERS.create("lama", device="cpu").inpaint([image], [to_fill])[0]
+    np.testing.assert_array_equal(filled, create(network).inpaint([image], [to_fill])[0])
 
 
 class Wrong(torch.nn.Module):
@@ -128,43 +128,43 @@ def test_options(network):
 def test_a_window_is_looked_at_where_the_photo_does_not_fit(mean_colour, capsys):
     image = np.zeros((200, 300, 3), np.uint8)
     image[:, :150], image[:, 150:] = (250, 0, 0), (0, 0, 250)
-    hole = box(200, 300, slice(90, 110), slice(40, 60))
-    whole = create(mean_colour).inpaint([image], [hole])[0]
+    to_fill = box(200, 300, slice(90, 110), slice(40, 60))
+    whole = create(mean_colour).inpaint([image], [to_fill])[0]
     assert whole[100, 50, 2] > 50  # the other half of the photo is in the mean
     window = create(mean_colour, memory_limit=limit(100 * 100))
-    filled = window.inpaint([image, image], [hole, hole])
-    assert (filled[0][hole] == (250, 0, 0)).all()
+    filled = window.inpaint([image, image], [to_fill, to_fill])
+    assert (filled[0][to_fill] == (250, 0, 0)).all()
     said = capsys.readouterr().out
-    assert said.count("around the hole") == 1 and "300x200" in said
+    assert said.count("around the gap") == 1 and "300x200" in said
 
 
 def test_the_window_is_as_large_as_the_memory_allows():
-    hole = box(300, 400, slice(100, 140), slice(350, 390))
+    to_fill = box(300, 400, slice(100, 140), slice(350, 390))
     for most in (10_000, 30_000, 80_000):
-        (rows, columns), fits = window_around(hole, most)
+        (rows, columns), fits = window_around(to_fill, most)
         pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
         assert fits and 0.85 * most < pixels <= most
         assert rows.start >= 0 and rows.stop <= 300 and columns.start >= 0 and columns.stop <= 400
-        assert hole[rows, columns].sum() == hole.sum()
-    assert not window_around(hole, 5_000)[1]
+        assert to_fill[rows, columns].sum() == to_fill.sum()
+    assert not window_around(to_fill, 5_000)[1]
 
 
 def test_what_fits_in_no_window_is_reduced(mean_colour):
     generator = np.random.default_rng(0)
     image = np.clip(generator.normal(120, 30, (240, 320, 1)) + [40, 0, -40], 0, 255).astype(np.uint8)
-    hole = box(240, 320, slice(70, 170), slice(100, 220))
+    to_fill = box(240, 320, slice(70, 170), slice(100, 220))
     inpainter = create(mean_colour, memory_limit=limit(96 * 96))
     seen = []
     inpainter.prepare()
     network = inpainter._network
     inpainter._network = lambda picture, mask: seen.append(mask.numel()) or network(picture, mask)
     given = image.copy()
-    given[hole] = (0, 255, 0)
-    filled = inpainter.inpaint([given], [hole])[0]
-    np.testing.assert_array_equal(filled[~hole], image[~hole])
+    given[to_fill] = (0, 255, 0)
+    filled = inpainter.inpaint([given], [to_fill])[0]
+    np.testing.assert_array_equal(filled[~to_fill], image[~to_fill])
     assert max(seen) <= 96 * 96 + 16 * 96 and len(seen) == 1
-    assert np.abs(filled[hole].mean(axis=0) - image[~hole].mean(axis=0)).max() < 6  # nothing green anywhere
-    np.testing.assert_array_equal(inpainter.inpaint([given], [hole])[0], filled)
+    assert np.abs(filled[to_fill].mean(axis=0) - image[~to_fill].mean(axis=0)).max() < 6  # nothing green anywhere
+    np.testing.assert_array_equal(inpainter.inpaint([given], [to_fill])[0], filled)
 
 
 class TestUpsampling:
@@ -176,33 +176,33 @@ class TestUpsampling:
         return np.clip(ramp + noise, 0, 1), ramp, box(160, 240, slice(50, 110), slice(80, 160))
 
     def test_detail_is_put_back_and_structure_kept(self):
-        picture, ramp, hole = self.picture()
-        small, small_hole = reduce_known(picture, hole, 0.25)
-        small_ramp = reduce_known(ramp, np.zeros_like(hole), 0.25)[0]
-        filled_small = np.where(small_hole[..., None], small_ramp, small)
-        plain = guided_upsample(filled_small, small_hole, picture, hole, detail=False)
-        guided = guided_upsample(filled_small, small_hole, picture, hole)
+        picture, ramp, to_fill = self.picture()
+        small, small_to_fill = reduce_known(picture, to_fill, 0.25)
+        small_ramp = reduce_known(ramp, np.zeros_like(to_fill), 0.25)[0]
+        filled_small = np.where(small_to_fill[..., None], small_ramp, small)
+        plain = guided_upsample(filled_small, small_to_fill, picture, to_fill, detail=False)
+        guided = guided_upsample(filled_small, small_to_fill, picture, to_fill)
         inner = box(160, 240, slice(60, 100), slice(90, 150))
-        texture = (picture - ramp)[~hole].std()
+        texture = (picture - ramp)[~to_fill].std()
         assert (plain - ramp)[inner].std() < 0.2 * texture
         assert 0.6 * texture < (guided - ramp)[inner].std() < 1.4 * texture
         assert np.abs((guided - ramp)[inner].mean(axis=0)).max() < 0.02
         for answer in (plain, guided):
-            np.testing.assert_array_equal(answer[~hole], picture[~hole])
+            np.testing.assert_array_equal(answer[~to_fill], picture[~to_fill])
 
     def test_the_hole_does_not_leak_into_the_small_picture(self):
-        picture, _, hole = self.picture()
-        other = np.where(hole[..., None], np.float32(1), picture)
-        one, two = (reduce_known(each, hole, 0.3) for each in (picture, other))
+        picture, _, to_fill = self.picture()
+        other = np.where(to_fill[..., None], np.float32(1), picture)
+        one, two = (reduce_known(each, to_fill, 0.3) for each in (picture, other))
         np.testing.assert_array_equal(one[0], two[0])
         assert one[1].shape == (48, 72) and one[1].sum() >= 18 * 24
 
     def test_tiny_pictures_and_holes_without_surroundings(self):
-        picture, _, hole = self.picture()
+        picture, _, to_fill = self.picture()
         for window in ((slice(40, 60), slice(70, 100)), (slice(45, 115), slice(75, 165))):
-            crop, piece = picture[window], hole[window]
-            small, small_hole = reduce_known(crop, piece, 0.5)
-            answer = guided_upsample(small, small_hole, crop, piece)
+            crop, piece = picture[window], to_fill[window]
+            small, small_to_fill = reduce_known(crop, piece, 0.5)
+            answer = guided_upsample(small, small_to_fill, crop, piece)
             assert np.isfinite(answer).all() and answer.shape == crop.shape
 
 
@@ -216,34 +216,34 @@ def plane(height=61, width=83):
 @pytest.mark.parametrize("unit", [1.0, 1e4])
 def test_disparity_by_the_network_is_float_and_meets_the_rim(request, kind, unit):
     """Whatever the network draws, a mean or random strokes: no step at the rim, no 8-bit steps, nothing else changed."""
-    truth, hole = plane()
+    truth, to_fill = plane()
     truth *= unit
     inpainter = create(request.getfixturevalue(kind), disparity="network")
-    given = np.where(hole, 0, truth)
-    given[0, :5] = 0  # unknown outside the hole stays so
-    filled = inpainter.inpaint_disparity(given, hole)
-    np.testing.assert_array_equal(filled[~hole], given[~hole])
-    assert filled.dtype == np.float32 and (filled[hole] > 0).all()
+    given = np.where(to_fill, 0, truth)
+    given[0, :5] = 0  # unknown outside the gap stays so
+    filled = inpainter.inpaint_disparity(given, to_fill)
+    np.testing.assert_array_equal(filled[~to_fill], given[~to_fill])
+    assert filled.dtype == np.float32 and (filled[to_fill] > 0).all()
     rim = np.abs(filled - truth)[box(61, 83, slice(20, 45), slice(30, 31))]
-    assert rim.max() < 0.05 * truth[hole].mean()
-    assert len(np.unique(filled[hole])) > 600
-    np.testing.assert_array_equal(inpainter.inpaint_disparity(given, hole), filled)
-    np.testing.assert_array_equal(inpainter.inpaint_disparity(truth, np.zeros_like(hole)), truth)
-    for bad in (np.ones_like(hole), hole[1:], hole.astype(np.uint8)):
+    assert rim.max() < 0.05 * truth[to_fill].mean()
+    assert len(np.unique(filled[to_fill])) > 600
+    np.testing.assert_array_equal(inpainter.inpaint_disparity(given, to_fill), filled)
+    np.testing.assert_array_equal(inpainter.inpaint_disparity(truth, np.zeros_like(to_fill)), truth)
+    for bad in (np.ones_like(to_fill), to_fill[1:], to_fill.astype(np.uint8)):
         with pytest.raises(SpinnerfError, match="mend|make it"):
             inpainter.inpaint_disparity(truth, bad)
 
 
 def test_disparity_scale_does_not_matter(network):
-    truth, hole = plane()
+    truth, to_fill = plane()
     inpainter = create(network, disparity="network")
-    small, large = (inpainter.inpaint_disparity(truth * unit, hole) / unit for unit in (1.0, 1024.0))
+    small, large = (inpainter.inpaint_disparity(truth * unit, to_fill) / unit for unit in (1.0, 1024.0))
     np.testing.assert_allclose(small, large, rtol=1e-4)
 
 
 def test_rim_is_the_default_for_disparity(network):
-    truth, hole = plane()
-    filled = create(network).inpaint_disparity(np.where(hole, 0, truth), hole)
+    truth, to_fill = plane()
+    filled = create(network).inpaint_disparity(np.where(to_fill, 0, truth), to_fill)
     assert np.abs(filled / truth - 1).max() < 0.02
 
 

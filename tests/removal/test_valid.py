@@ -86,7 +86,7 @@ def test_a_held_out_photo_is_no_source() -> None:
     held_out = [dataclasses.replace(layer, is_source=number not in (1, 3)) for number, layer in enumerate(spoilt)]
     filled = fill_from_views(held_out)
     for layer, answer, truth in zip(held_out, filled, truths):
-        seen = layer.hole & ~answer.unseen_mask
+        seen = layer.region & ~answer.unseen_mask
         if layer.is_source:
             assert seen.any() and abs(answer.image[seen].astype(int) - truth[seen]).mean() < 12
         else:

@@ -46,8 +46,8 @@ def centers(hull) -> np.ndarray:
 
 
 def test_holds_the_ball_and_little_more(around, surface):
-    views, holes = zip(*around, strict=True)
-    hull = visual_hull(views, holes, surface)
+    views, regions = zip(*around, strict=True)
+    hull = visual_hull(views, regions, surface)
     far = np.linalg.norm(centers(hull), axis=-1)
     assert hull.inside[far < 0.93 * RADIUS].all()
     assert not hull.inside[far > 1.5 * RADIUS].any()
@@ -56,13 +56,13 @@ def test_holds_the_ball_and_little_more(around, surface):
 
 
 def test_one_wrong_mask_among_many_does_not_cut_it(around, surface):
-    views, holes = zip(*(around * 2), strict=True)
-    holes = [np.zeros_like(holes[0]), *holes[1:]]
-    hull = visual_hull(views, holes, surface)
+    views, regions = zip(*(around * 2), strict=True)
+    regions = [np.zeros_like(regions[0]), *regions[1:]]
+    hull = visual_hull(views, regions, surface)
     assert hull.inside[np.linalg.norm(centers(hull), axis=-1) < 0.9 * RADIUS].all()
 
 
 def test_empty_without_points_and_without_holes(around, surface):
-    views, holes = zip(*around, strict=True)
-    assert not visual_hull(views, holes, np.zeros((0, 3))).inside.any()
-    assert not visual_hull(views, [np.zeros_like(hole) for hole in holes], surface).inside.any()
+    views, regions = zip(*around, strict=True)
+    assert not visual_hull(views, regions, np.zeros((0, 3))).inside.any()
+    assert not visual_hull(views, [np.zeros_like(region) for region in regions], surface).inside.any()

@@ -102,7 +102,7 @@ class AnnotatedDataset(InputDataset):
 class WholeSceneSampler:
     """Stands where ns-export looks for a pixel sampler and sets its number of rays.
 
-    Once a number is set, the data manager's next batches are that many rays over all pixels, holes included: an export is
+    Once a number is set, the data manager's next batches are that many rays over all pixels, regions included: an export is
     of the whole scene, while training has its own rays for each loss.
     """
 

@@ -32,10 +32,10 @@ class SpinnerfInpaintDataManagerConfig(SpinnerfDataManagerConfig):
     """The inpainting stage's data manager."""
 
     _target: type = field(default_factory=lambda: SpinnerfInpaintDataManager)
-    hole: Literal["unseen", "object"] = "unseen"
-    """What counts as the hole: the part of the removed region that no photo shows, or all of it (the release)."""
+    to_fill: Literal["unseen", "object"] = "unseen"
+    """Which pixels are a gap to the losses: the part of the removed region that no photo shows, or all of it (the release)."""
     num_patches: int = 4
-    """Patches per step over the hole, for the perceptual loss."""
+    """Patches per step over the gap, for the perceptual loss."""
     patch_size_fraction: float = 1 / 16
     """A patch's sides in rays as a part of the photo's sides."""
     patch_min_size: int = 16
@@ -45,15 +45,19 @@ class SpinnerfInpaintDataManagerConfig(SpinnerfDataManagerConfig):
     patch_start_step: int = 300
     """Step of the first patches: before it the renders are no pictures yet."""
     depth_num_rays: int = 1024
-    """Rays per step in the hole with the exported disparity to meet."""
+    """Rays per step in the gap with the exported disparity to meet."""
     reference_num_rays: int = 1024
-    """Rays per step in the reference view's hole with the inpainted colour to meet."""
+    """Rays per step in the reference view's gap with the inpainted colour to meet."""
     reference_view: str | None = None
-    """Photo whose inpainting is taken at its word; by default the export's, else a large hole near the path's middle."""
+    """Photo whose inpainting is taken at its word; by default the export's, else a large gap near the path's middle."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Reads a config.yml from before `to_fill` had its name."""
+        self.__dict__.update({"to_fill" if name == "hole" else name: value for name, value in state.items()})
 
 
 class SpinnerfInpaintDataManager(SpinnerfDataManager):
-    """Uniform rays outside the removed region, patches over the hole, depth rays in it, reference rays in one view's hole.
+    """Uniform rays outside the removed region, patches over the gap, depth rays in it, reference rays in one view's gap.
 
     `--data` is the folder that an export wrote (`<scene>/spinnerf/removed`), or the scene that holds it.
     """
@@ -120,7 +124,7 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
 
     # ---------------------------------------------------------------------------------------------------------- pool
     def setup_train(self) -> None:
-        """Builds the pool, the lists of the hole's and the removed region's pixels, and the disparities to meet.
+        """Builds the pool, the lists of the gap's and the removed region's pixels, and the disparities to meet.
 
         Raises:
             SpinnerfError: no photo has a removed region.
@@ -134,10 +138,10 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         ]
         self.reference_index = self._choose_reference()
         start, end = pool.starts[self.reference_index : self.reference_index + 2].tolist()
-        self.reference_pixels = self.hole_pixels[(self.hole_pixels >= start) & (self.hole_pixels < end)]
+        self.reference_pixels = self.fill_pixels[(self.fill_pixels >= start) & (self.fill_pixels < end)]
         self.layout = RayLayout(
             uniform=self.config.train_num_rays_per_batch,
-            patches=(self.config.num_patches, *side) if len(self.hole_pixels) and self.config.num_patches else (0, 0, 0),
+            patches=(self.config.num_patches, *side) if len(self.fill_pixels) and self.config.num_patches else (0, 0, 0),
             depth=self.config.depth_num_rays if len(self.depth_pixels) else 0,
             reference=self.config.reference_num_rays if len(self.reference_pixels) else 0,
             sparse=self._num_sparse_rays,
@@ -146,10 +150,10 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         self._trains_geometry[: self.layout.uniform] = True
 
     def _read_regions(self) -> None:
-        """Sets flat index lists (`region_pixels`, `hole_pixels`, `depth_pixels`), `disparity` (of `depth_pixels`) and the pool's
+        """Sets flat index lists (`region_pixels`, `fill_pixels`, `depth_pixels`), `disparity` (of `depth_pixels`) and the pool's
         usable pixels."""
         pool, scale = self.train_pool, self.train_dataparser_outputs.dataparser_scale
-        hole_pixels, depth_pixels, region_pixels, disparities = [], [], [], []
+        fill_pixels, depth_pixels, region_pixels, disparities = [], [], [], []
         region_masks = []
         for index, path in enumerate(self.train_dataset.image_filenames):
             photo = self.view_of(path).photo
@@ -161,20 +165,20 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
                     f"export again: {self.workspace.export_command(overwrite=True)}"
                 )
             object_mask = resize_mask(load_object_mask(files.object_mask), shape)
-            hole = object_mask
-            if self.config.hole == "unseen" and Path(files.unseen_mask).is_file():
-                hole = resize_mask(load_object_mask(files.unseen_mask), shape)
+            to_fill = object_mask
+            if self.config.to_fill == "unseen" and Path(files.unseen_mask).is_file():
+                to_fill = resize_mask(load_object_mask(files.unseen_mask), shape)
             z = resize_depth(load_depth(files.depth), shape) * scale
             start = int(pool.starts[index])
             # Filled pixels came from other photos: these teach the same without the error of their having been moved.
             region_masks.append(torch.from_numpy(object_mask.reshape(-1)))
-            hole_pixels.append(np.flatnonzero(hole) + start)
+            fill_pixels.append(np.flatnonzero(to_fill) + start)
             region_pixels.append(np.flatnonzero(object_mask) + start)
             # Where other photos show the background, their colours say its depth better than an earlier field's.
-            with_depth = np.flatnonzero(hole & (z > 0))
+            with_depth = np.flatnonzero(to_fill & (z > 0))
             depth_pixels.append(with_depth + start)
             disparities.append(1.0 / z.reshape(-1)[with_depth])
-        self.hole_pixels = torch.from_numpy(np.concatenate(hole_pixels))
+        self.fill_pixels = torch.from_numpy(np.concatenate(fill_pixels))
         self.depth_pixels = torch.from_numpy(np.concatenate(depth_pixels))
         self.region_pixels = torch.from_numpy(np.concatenate(region_pixels))
         self.disparity = torch.from_numpy(np.concatenate(disparities).astype(np.float32))
@@ -205,7 +209,7 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         exported = self.workspace.reference_view
         chosen = next((index for index, view in enumerate(views) if view.photo == exported), None)
         if chosen is None:
-            counts = torch.bincount(self.train_pool.locate(self.hole_pixels)[:, 0], minlength=len(views))
+            counts = torch.bincount(self.train_pool.locate(self.fill_pixels)[:, 0], minlength=len(views))
             chosen = most_unseen_near_middle(views, counts.tolist())
         CONSOLE.print(f"Reference view: {views[chosen].photo} (another one: --pipeline.datamanager.reference-view PHOTO)")
         return chosen
@@ -228,7 +232,7 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         extra: dict = {}
         if layout.patch_rays:
             count, *shape = layout.patches
-            patches = sample_patches(pool, self.hole_pixels, count, tuple(shape), self.config.patch_stride)
+            patches = sample_patches(pool, self.fill_pixels, count, tuple(shape), self.config.patch_stride)
             parts.append(pool.flatten(patches).reshape(-1))
             if self._valid is not None:
                 extra["patch_valid"] = self._valid[parts[-1]]

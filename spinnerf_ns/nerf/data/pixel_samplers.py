@@ -37,7 +37,7 @@ class PixelPool:
     camera_indices: Tensor
     """(N,) int64: the camera of each photo."""
     usable: Tensor | None = None
-    """(P,) bool: pixels that may be sampled, or None for all (nerfstudio's `valid_mask`, and for inpainting not the hole)."""
+    """(P,) bool: pixels that may be sampled, or None for all (nerfstudio's `valid_mask`, and for inpainting not the gap)."""
     _listed: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
     """The `usable` that was listed last, and its list."""
 
@@ -143,20 +143,20 @@ def sample_list(pixels: Tensor, num_rays: int, generator: torch.Generator | None
 
 def sample_patches(
     pool: PixelPool,
-    hole: Tensor,
+    to_fill: Tensor,
     num_patches: int,
     patch_shape: tuple[int, int],
     stride: int = 1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Patches of pixels, each of which covers a pixel of the hole.
+    """Patches of pixels, each of which covers a pixel of the gap.
 
-    A pixel of the hole is drawn uniformly, then the patch's place uniformly among those that have this pixel in their
+    A pixel of the gap is drawn uniformly, then the patch's place uniformly among those that have this pixel in their
     extent, moved inside the photo.
 
     Args:
         pool: the pixels.
-        hole: (M,) flat indices of the hole's pixels, M > 0.
+        to_fill: (M,) flat indices of the gap's pixels, M > 0.
         num_patches: B.
         patch_shape: (h, w) in rays.
         stride: distance of neighbouring rays in pixels; the patch extends over ((h - 1) * stride + 1) pixels.
@@ -169,7 +169,7 @@ def sample_patches(
     """
     height, width = patch_shape
     extent = torch.tensor([(height - 1) * stride + 1, (width - 1) * stride + 1])
-    seeds = pool.locate(sample_list(hole, num_patches, generator))
+    seeds = pool.locate(sample_list(to_fill, num_patches, generator))
     sizes = torch.stack([pool.heights[seeds[:, 0]], pool.widths[seeds[:, 0]]], dim=-1)
     if (sizes < extent).any():
         found = sizes[(sizes < extent).any(-1)][0].tolist()
@@ -206,11 +206,11 @@ class RayLayout:
     uniform: int
     """Rays over usable pixels: pixel loss, trains everything."""
     patches: tuple[int, int, int] = (0, 0, 0)
-    """(B, h, w): patches over the hole: perceptual loss; rendering weights are left as they are."""
+    """(B, h, w): patches over the gap: perceptual loss; rendering weights are left as they are."""
     depth: int = 0
-    """Rays in the hole with a disparity to meet: trains geometry."""
+    """Rays in the gap with a disparity to meet: trains geometry."""
     reference: int = 0
-    """Rays in the reference view's hole: pixel loss; rendering weights are left as they are."""
+    """Rays in the reference view's gap: pixel loss; rendering weights are left as they are."""
     sparse: int = 0
     """Rays through sparse points, with their disparity to meet: trains geometry."""
 

@@ -1,7 +1,7 @@
-"""Disparity behind a removed object, continued from the hole's rim, in floats all the way. Pure functions.
+"""Disparity behind a removed object, continued from the gap's rim, in floats all the way. Pure functions.
 
 Disparity (1 / planar depth) of a plane is affine in pixels, so planes are what a fill must continue exactly. The fill of a
-hole is the sum of
+gap is the sum of
   1. one plane, or the nearest or farthest of two or three planes (a floor meeting a wall), found on the rim by RANSAC;
   2. a thin plate under tension through what the planes leave over on the rim, with robust weights that are harder on what
      lies in front: where the mask was a little too small, the rim shows the object, and the background lies behind;
@@ -42,61 +42,61 @@ Points = npt.NDArray[np.float64]
 
 
 def complete_disparity(
-    disparity: npt.NDArray[np.floating], hole: BoolMask, trusted: BoolMask | None = None
+    disparity: npt.NDArray[np.floating], to_fill: BoolMask, trusted: BoolMask | None = None
 ) -> npt.NDArray[np.float32]:
-    """Fills a hole in a disparity map with the background's surface. Deterministic.
+    """Fills a gap in a disparity map with the background's surface. Deterministic.
 
     Args:
         disparity: (H, W), 1 / planar depth, any unit; 0 or not finite = unknown.
-        hole: (H, W) bool, True = to be filled. What stands there does not matter.
-        trusted: (H, W) bool, or None for everything: the pixels outside the hole that may be continued into it.
+        to_fill: (H, W) bool, True = to be filled. What stands there does not matter.
+        trusted: (H, W) bool, or None for everything: the pixels outside the gap that may be continued into it.
 
     Returns:
-        (H, W) float32, positive inside the hole, identical to `disparity` outside it (unknown pixels stay unknown).
+        (H, W) float32, positive inside the gap, identical to `disparity` outside it (unknown pixels stay unknown).
 
     Raises:
-        SpinnerfError: the shapes differ, or there is a hole and not one known and trusted pixel around it.
+        SpinnerfError: the shapes differ, or there is a gap and not one known and trusted pixel around it.
     """
-    for name, other in (("hole", hole), ("trusted", trusted)):
+    for name, other in (("to_fill", to_fill), ("trusted", trusted)):
         if other is not None and (other.shape != disparity.shape or other.dtype != bool):
             raise SpinnerfError(
                 f"complete_disparity: {name} is {other.dtype} {other.shape}, expected bool {disparity.shape}; "
                 "make both at the photo's size"
             )
     completed = np.array(disparity, dtype=np.float32)
-    if not hole.any():
+    if not to_fill.any():
         return completed
-    known = ~hole & np.isfinite(disparity) & (disparity > 0)
+    known = ~to_fill & np.isfinite(disparity) & (disparity > 0)
     if trusted is not None:
         known &= trusted
     if not known.any():
         raise SpinnerfError(
-            "complete_disparity: the hole leaves no pixel of known disparity to continue from; "
+            "complete_disparity: the gap leaves no pixel of known disparity to continue from; "
             "mend the object mask (it should be far smaller than the photo) or the depth"
         )
-    rim_width = max(MIN_RIM, scale_pixels(RIM_PER_1000, hole.shape[1]))
-    for window, piece, rim in _pieces(hole, known, rim_width):
+    rim_width = max(MIN_RIM, scale_pixels(RIM_PER_1000, to_fill.shape[1]))
+    for window, piece, rim in _pieces(to_fill, known, rim_width):
         completed[window][piece] = _continue(disparity[window].astype(np.float64), piece, rim)
     return completed
 
 
-def _pieces(hole: BoolMask, known: BoolMask, rim_width: int) -> Iterator[tuple[tuple[slice, slice], BoolMask, BoolMask]]:
-    """The hole in parts that share no rim: window, the part's pixels in it, and the known pixels near the part."""
+def _pieces(to_fill: BoolMask, known: BoolMask, rim_width: int) -> Iterator[tuple[tuple[slice, slice], BoolMask, BoolMask]]:
+    """The gap in parts that share no rim: window, the part's pixels in it, and the known pixels near the part."""
     square = np.ones((2 * rim_width + 1,) * 2, np.uint8)
-    count, labels = cv2.connectedComponents(cv2.dilate(hole.astype(np.uint8), square))
+    count, labels = cv2.connectedComponents(cv2.dilate(to_fill.astype(np.uint8), square))
     for label in range(1, count):
-        piece = hole & (labels == label)
+        piece = to_fill & (labels == label)
         rows, columns = np.flatnonzero(piece.any(axis=1)), np.flatnonzero(piece.any(axis=0))
         reach = rim_width
         while True:
             window = (
-                slice(max(0, rows[0] - reach), min(hole.shape[0], rows[-1] + 1 + reach)),
-                slice(max(0, columns[0] - reach), min(hole.shape[1], columns[-1] + 1 + reach)),
+                slice(max(0, rows[0] - reach), min(to_fill.shape[0], rows[-1] + 1 + reach)),
+                slice(max(0, columns[0] - reach), min(to_fill.shape[1], columns[-1] + 1 + reach)),
             )
             rim = known[window] & (cv2.distanceTransform((~piece[window]).astype(np.uint8), cv2.DIST_L2, 5) <= reach)
-            if rim.sum() >= 4 * MIN_RIM or reach > sum(hole.shape):
+            if rim.sum() >= 4 * MIN_RIM or reach > sum(to_fill.shape):
                 break
-            reach *= 2  # the depth around the hole is unknown: look farther away
+            reach *= 2  # the depth around the gap is unknown: look farther away
         yield window, piece[window], rim
 
 
@@ -117,7 +117,7 @@ def _continue(disparity: Points, piece: BoolMask, rim: BoolMask) -> npt.NDArray[
     base = _planes(design.reshape(-1, 3)[chosen], target, design[piece], tolerance)
     residual = disparity - base(design)
 
-    # A careless mask leaves the object on the pixels next to the hole: these start with a say of their own, but a small one.
+    # A careless mask leaves the object on the pixels next to the gap: these start with a say of their own, but a small one.
     nearness = (0.1 + 0.9 * np.minimum(distance / distance[rim].max(), 1)).ravel()[chosen]
     plate = _tension_plate(residual, chosen, nearness, tolerance / 3, float(distance[rim].max()))
     last = residual - plate
@@ -142,7 +142,7 @@ def _planes(design: Points, target: Points, inside: Points, tolerance: float):
     """The plane, or the nearest or farthest of several planes, that explains most of the rim.
 
     Args:
-        design: (N, 3) rows (x, y, 1) of the rim pixels; target: (N,) their disparities; inside: (M, 3) rows of the hole.
+        design: (N, 3) rows (x, y, 1) of the rim pixels; target: (N,) their disparities; inside: (M, 3) rows of the gap.
 
     Returns:
         function (..., 3) -> (...): the surface's disparity.
@@ -185,7 +185,7 @@ def _best_plane(design: Points, target: Points, tolerance: float, generator: np.
     draws, size = 160, target.size
     some = generator.integers(0, size, min(size, 1500))
     triples = generator.integers(0, size, (draws, 3))
-    # Half of the triples are neighbours: two planes that meet are seldom both hit by points from all around the hole.
+    # Half of the triples are neighbours: two planes that meet are seldom both hit by points from all around the gap.
     seeds, candidates = triples[::2, 0], generator.integers(0, size, (draws // 2, 24))
     apart = ((design[candidates] - design[seeds][:, None]) ** 2).sum(axis=-1)
     triples[::2, 1:] = np.take_along_axis(candidates, np.argsort(apart, axis=1)[:, [2, 5]], axis=1)
@@ -306,7 +306,7 @@ def _solve(matrix: sparse.spmatrix, right: Points, narrow: int) -> Points:
 
 
 def _close_gap(last: Points, ring: BoolMask, believed: BoolMask) -> Points:
-    """A membrane over what is left on the hole's edge, smoothed along the rim so that one pixel's noise makes no streak."""
+    """A membrane over what is left on the gap's edge, smoothed along the rim so that one pixel's noise makes no streak."""
     if not ring.any():
         return np.zeros_like(last)
     weight = cv2.GaussianBlur(believed.astype(np.float64), (0, 0), 1.0)

@@ -1,7 +1,7 @@
 """A smooth membrane spanned over the unknown pixels of an array. Pure functions.
 
 Solves Laplace's equation by a pyramid: averages of the known pixels are pulled to ever coarser levels, pushed back, and
-relaxed on every level, so that the answer is found in a few cheap passes whatever the hole's size.
+relaxed on every level, so that the answer is found in a few cheap passes whatever the gap's size.
 """
 
 from __future__ import annotations

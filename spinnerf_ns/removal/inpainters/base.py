@@ -1,4 +1,4 @@
-"""What the inpainters that work photo by photo share: checks, the loop, and that nothing outside the hole changes."""
+"""What the inpainters that work photo by photo share: checks, the loop, and that nothing outside the gap changes."""
 
 from __future__ import annotations
 
@@ -20,58 +20,58 @@ class PhotoInpainter:
     name = ""
 
     by_surface: ClassVar[bool] = False
-    """Whether it draws whatever lies around a hole into it, and so is better shown one surface at a time."""
+    """Whether it draws whatever lies around a gap into it, and so is better shown one surface at a time."""
 
     def prepare(self) -> None:
         """Gets ready (finds weights, loads a network), so that what is missing is said before any work. Here: nothing."""
 
-    def fill(self, image: Image, hole: BoolMask, photo: str) -> Image:
-        """Returns (H, W, 3) uint8; only the hole's pixels are taken from it. The hole is neither empty nor everything."""
+    def fill(self, image: Image, to_fill: BoolMask, photo: str) -> Image:
+        """Returns (H, W, 3) uint8; only the gap's pixels are taken from it. The gap is neither empty nor everything."""
         raise NotImplementedError
 
-    def inpaint(self, images: Sequence[Image], holes: Sequence[BoolMask], photos: Sequence[str] | None = None) -> list[Image]:
-        """Fills each photo's hole; see `Inpainter.inpaint`."""
+    def inpaint(self, images: Sequence[Image], all_to_fill: Sequence[BoolMask], photos: Sequence[str] | None = None) -> list[Image]:
+        """Fills each photo's gap; see `Inpainter.inpaint`."""
         photos = [str(number) for number in range(len(images))] if photos is None else list(photos)
-        if not len(images) == len(holes) == len(photos):
+        if not len(images) == len(all_to_fill) == len(photos):
             raise SpinnerfError(
-                f"inpainter '{self.name}': {len(images)} photos, {len(holes)} holes and {len(photos)} names were given; "
+                f"inpainter '{self.name}': {len(images)} photos, {len(all_to_fill)} gaps and {len(photos)} names were given; "
                 "give one of each per photo"
             )
-        for image, hole, photo in zip(images, holes, photos, strict=True):
-            check_photo(image, hole, photo)
+        for image, to_fill, photo in zip(images, all_to_fill, photos, strict=True):
+            check_photo(image, to_fill, photo)
         filled = []
-        for image, hole, photo in zip(images, holes, photos, strict=True):
+        for image, to_fill, photo in zip(images, all_to_fill, photos, strict=True):
             answer = image.copy()
-            if hole.any():
-                answer[hole] = self.fill(image, hole, photo)[hole]
+            if to_fill.any():
+                answer[to_fill] = self.fill(image, to_fill, photo)[to_fill]
             filled.append(answer)
         return filled
 
-    def inpaint_disparity(self, disparity: npt.NDArray[np.float32], hole: BoolMask) -> npt.NDArray[np.float32]:
+    def inpaint_disparity(self, disparity: npt.NDArray[np.float32], to_fill: BoolMask) -> npt.NDArray[np.float32]:
         """Continues the background's surface from the rim; see `depth.complete_disparity`.
 
-        A 2-D inpainter would quantise the floats or smear the object on the rim over the hole.
+        A 2-D inpainter would quantise the floats or smear the object on the rim over the gap.
         """
-        return complete_disparity(disparity, hole)
+        return complete_disparity(disparity, to_fill)
 
 
-def check_photo(image: Image, hole: BoolMask, photo: str) -> None:
-    """Raises `SpinnerfError` unless the photo and its hole fit together and something is left to continue from."""
+def check_photo(image: Image, to_fill: BoolMask, photo: str) -> None:
+    """Raises `SpinnerfError` unless the photo and its gap fit together and something is left to continue from."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise SpinnerfError(f"{photo}: an (H, W, 3) uint8 photo was expected, found {image.dtype} {image.shape}; convert it")
-    if hole.shape != image.shape[:2] or hole.dtype != bool:
+    if to_fill.shape != image.shape[:2] or to_fill.dtype != bool:
         raise SpinnerfError(
-            f"{photo}: a bool hole of shape {image.shape[:2]} was expected, found {hole.dtype} {hole.shape}; "
+            f"{photo}: a bool gap of shape {image.shape[:2]} was expected, found {to_fill.dtype} {to_fill.shape}; "
             "make the mask at the photo's size"
         )
-    if hole.all() and hole.size:
+    if to_fill.all() and to_fill.size:
         raise SpinnerfError(
-            f"{photo}: the hole covers the whole photo, nothing is left to continue from; mend its object mask or leave the "
+            f"{photo}: the gap covers the whole photo, nothing is left to continue from; mend its object mask or leave the "
             "photo out"
         )
 
 
-def crop_around(hole: BoolMask, margin: int) -> tuple[slice, slice]:
-    """The rows and columns of the hole's bounding box, grown by `margin` pixels and cut at the border."""
-    x, y, width, height = cv2.boundingRect(hole.astype(np.uint8))
+def crop_around(to_fill: BoolMask, margin: int) -> tuple[slice, slice]:
+    """The rows and columns of the gap's bounding box, grown by `margin` pixels and cut at the border."""
+    x, y, width, height = cv2.boundingRect(to_fill.astype(np.uint8))
     return slice(max(0, y - margin), y + height + margin), slice(max(0, x - margin), x + width + margin)

@@ -56,6 +56,6 @@ def _lama_or_less() -> tuple[str, Inpainter]:
             name, inpainter, why = "lama", _make("lama", None, ()), ""
     except SpinnerfError as error:
         name = "patchmatch"
-        inpainter, why = _make(name, None, ()), f" instead of 'lama', which fills large holes better: {error}"
+        inpainter, why = _make(name, None, ()), f" instead of 'lama', which fills large gaps better: {error}"
     CONSOLE.print(f"Inpainter: taking '{name}'{why}", markup=False, highlight=False, soft_wrap=True)
     return name, inpainter

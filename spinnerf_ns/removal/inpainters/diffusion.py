@@ -1,7 +1,7 @@
 """A latent diffusion model made for inpainting, by the package diffusers. An option, not the default: models that invent
 freely invent differently in every photo, and replacing LaMa by one made SPIn-NeRF worse in published tables.
 
-The model sees a square around the hole at its own resolution. Its answer is brought back and shifted so that it meets the
+The model sees a square around the gap at its own resolution. Its answer is brought back and shifted so that it meets the
 rim: its autoencoder changes colours a little everywhere.
 """
 
@@ -37,7 +37,7 @@ class DiffusionInpainter(PhotoInpainter):
     weights: Path | None = None
     """Folder with an inpainting model in diffusers' layout (model_index.json, safetensors), in place of `model`."""
     prompt: str = "background"
-    """What the hole should show, in words."""
+    """What the gap should show, in words."""
     negative_prompt: str = "object, person, text, watermark, blurry"
     """What it should not show."""
     seed: int = 0
@@ -47,7 +47,7 @@ class DiffusionInpainter(PhotoInpainter):
     guidance: float = 7.5
     """How much the words count; 1 = not at all."""
     context: float = 0.75
-    """How far around the hole the model sees, in sides of its bounding box."""
+    """How far around the gap the model sees, in sides of its bounding box."""
     device: str = "auto"
     """Where the model runs: auto, cpu, cuda, cuda:1, ..."""
 
@@ -107,16 +107,16 @@ class DiffusionInpainter(PhotoInpainter):
         self.prepare()
         return int(self._pipeline.unet.config.sample_size) * int(self._pipeline.vae_scale_factor)
 
-    def fill(self, image: Image, hole: BoolMask, photo: str) -> Image:
+    def fill(self, image: Image, to_fill: BoolMask, photo: str) -> Image:
         import torch
         from PIL import Image as Pictures
 
         self.prepare()
-        window = square_around(hole, self.context, self.side)
-        crop, piece, known = _square(image, hole, window)
+        window = square_around(to_fill, self.context, self.side)
+        crop, piece, known = _square(image, to_fill, window)
         smaller = crop.shape[0] > self.side
         size = (self.side, self.side)
-        # What stands in the hole must not colour the pixels around it when they are reduced together.
+        # What stands in the gap must not colour the pixels around it when they are reduced together.
         clean = np.where(piece[..., None], span_membrane(crop.astype(np.float64), ~piece & known), crop)
         shown = cv2.resize(clean.astype(np.float32), size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
         mask = cv2.resize(piece.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
@@ -142,33 +142,33 @@ class DiffusionInpainter(PhotoInpainter):
         ring = (cv2.dilate(piece.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0) & ~piece & known
         filled = enlarged + span_membrane(np.where(ring[..., None], crop - enlarged, 0), ring)
         result = image.copy()
-        rows, columns = (slice(max(0, span.start), min(span.stop, side)) for span, side in zip(window, hole.shape, strict=True))
+        rows, columns = (slice(max(0, span.start), min(span.stop, side)) for span, side in zip(window, to_fill.shape, strict=True))
         inner = filled[rows.start - window[0].start :, columns.start - window[1].start :]
         inner = inner[: rows.stop - rows.start, : columns.stop - columns.start]
         result[rows, columns] = np.clip(np.round(inner), 0, 255).astype(np.uint8)
         return result
 
 
-def square_around(hole: BoolMask, context: float, least: int) -> tuple[slice, slice]:
-    """A square around the hole's bounding box, `context` of its longer side wider on each side and at least `least` pixels.
+def square_around(to_fill: BoolMask, context: float, least: int) -> tuple[slice, slice]:
+    """A square around the gap's bounding box, `context` of its longer side wider on each side and at least `least` pixels.
 
     It is shifted into the photo where it fits; where the photo is too small it reaches beyond, also to negative indices.
     """
-    x, y, width, height = cv2.boundingRect(hole.astype(np.uint8))
+    x, y, width, height = cv2.boundingRect(to_fill.astype(np.uint8))
     side = max(least, round((1 + 2 * context) * max(width, height)))
     spans = []
-    for start, length, whole in ((y, height, hole.shape[0]), (x, width, hole.shape[1])):
+    for start, length, whole in ((y, height, to_fill.shape[0]), (x, width, to_fill.shape[1])):
         first = round(start + length / 2 - side / 2)
         first = min(max(first, 0), whole - side) if side <= whole else -((side - whole) // 2)
         spans.append(slice(first, first + side))
     return spans[0], spans[1]
 
 
-def _square(image: Image, hole: BoolMask, window: tuple[slice, slice]) -> tuple[npt.NDArray, BoolMask, BoolMask]:
-    """The window's photo, its hole, and what of it lies in the photo. Beyond the border photo and hole are mirrored."""
-    pads = tuple((max(0, -span.start), max(0, span.stop - side)) for span, side in zip(window, hole.shape, strict=True))
+def _square(image: Image, to_fill: BoolMask, window: tuple[slice, slice]) -> tuple[npt.NDArray, BoolMask, BoolMask]:
+    """The window's photo, its gap, and what of it lies in the photo. Beyond the border photo and gap are mirrored."""
+    pads = tuple((max(0, -span.start), max(0, span.stop - side)) for span, side in zip(window, to_fill.shape, strict=True))
     cut = tuple(slice(span.start + pad[0], span.stop + pad[0]) for span, pad in zip(window, pads, strict=True))
     crop = np.pad(image, (*pads, (0, 0)), mode="symmetric")[cut]
-    piece = np.pad(hole, pads, mode="symmetric")[cut]
-    inside = np.pad(np.ones_like(hole), pads)[cut]
+    piece = np.pad(to_fill, pads, mode="symmetric")[cut]
+    inside = np.pad(np.ones_like(to_fill), pads)[cut]
     return crop, piece, inside

@@ -16,7 +16,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 @dataclass
 class FolderInpainter(PhotoInpainter):
-    """Takes the hole's pixels from `<folder>/<photo>.<any image suffix>`; disparity is continued from the rim."""
+    """Takes the gap's pixels from `<folder>/<photo>.<any image suffix>`; disparity is continued from the rim."""
 
     name: ClassVar[str] = "folder"
 
@@ -51,7 +51,7 @@ class FolderInpainter(PhotoInpainter):
             f"{wanted}: {len(found)} files could be this photo ({', '.join(file.name for file in found)}); leave one"
         )
 
-    def fill(self, image: Image, hole: BoolMask, photo: str) -> Image:
+    def fill(self, image: Image, to_fill: BoolMask, photo: str) -> Image:
         path = self.path_of(photo)
         mended = read_image(path)
         if mended.shape != image.shape:

@@ -1,10 +1,10 @@
 """LaMa, the paper's inpainter: one feed-forward network whose every layer sees the whole photo (Suvorov et al., WACV 2022).
 
 The published file is TorchScript, so no package is needed but torch: (1, 3, H, W) image in [0, 1], (1, 1, H, W) mask with
-1 = hole -> (1, 3, H, W) image, sides multiples of 8. TorchScript is a program, so only the published file is run, or one
+1 = gap -> (1, 3, H, W) image, sides multiples of 8. TorchScript is a program, so only the published file is run, or one
 that the user names and vouches for.
 
-The whole photo is looked at, at its own resolution, where memory allows; else only what lies around the hole; else that at
+The whole photo is looked at, at its own resolution, where memory allows; else only what lies around the gap; else that at
 a lower resolution with the detail of the surroundings put back.
 """
 
@@ -43,7 +43,7 @@ MEMORY_SHARE = 0.6
 """Part of the free memory that a pass may take, where the user names no limit."""
 
 LEAST_MARGIN = 0.3
-"""What must be seen around the hole, in sides of its bounding box, before resolution is given up."""
+"""What must be seen around the gap, in sides of its bounding box, before resolution is given up."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -62,9 +62,9 @@ class LamaInpainter(PhotoInpainter):
     """Where the network runs: auto, cpu, cuda, cuda:1, ..."""
     memory_limit: float | None = None
     """Gigabytes that a pass may take; by default a part of what is free at first. Photos that need more are filled from a
-    window around the hole, reduced if need be: set a limit to make that independent of the machine's state."""
+    window around the gap, reduced if need be: set a limit to make that independent of the machine's state."""
     disparity: Literal["rim", "network"] = "rim"
-    """How disparity is completed. rim: the surfaces around the hole are continued. network: like a picture (the paper)."""
+    """How disparity is completed. rim: the surfaces around the gap are continued. network: like a picture (the paper)."""
 
     def __post_init__(self) -> None:
         if self.disparity not in ("rim", "network"):
@@ -99,16 +99,16 @@ class LamaInpainter(PhotoInpainter):
                 "set memory_limit=GIGABYTES (--inpainter-options memory_limit=4)"
             )
 
-    def _run(self, picture: Floats, hole: BoolMask) -> Floats:
+    def _run(self, picture: Floats, to_fill: BoolMask) -> Floats:
         """One pass: (H, W, 3) float32 in [0, 1] and (H, W) bool -> (H, W, 3) float32 in [0, 1]."""
         import torch
 
-        height, width = hole.shape
+        height, width = to_fill.shape
         rows, columns = (max(LEAST_SIDE, -(-side // MULTIPLE) * MULTIPLE) for side in (height, width))
-        # Mirrored, the hole with it: else the object at the border would be seen again in the padding.
+        # Mirrored, the gap with it: else the object at the border would be seen again in the padding.
         pad = ((0, rows - height), (0, columns - width))
-        picture = np.pad(np.where(hole[..., None], np.float32(0), picture), (*pad, (0, 0)), mode="symmetric")
-        mask = np.pad(hole.astype(np.float32), pad, mode="symmetric")
+        picture = np.pad(np.where(to_fill[..., None], np.float32(0), picture), (*pad, (0, 0)), mode="symmetric")
+        mask = np.pad(to_fill.astype(np.float32), pad, mode="symmetric")
         # Neither a search for the fastest kernel nor a graph that is rewritten after the first runs: one input, one answer.
         with (
             torch.inference_mode(),
@@ -138,79 +138,79 @@ class LamaInpainter(PhotoInpainter):
         return f"no network with LaMa's signature ({found}); give big-lama.pt, or leave `weights` out"
 
     # ------------------------------------------------------------------------------------------------------------- photos
-    def fill(self, image: Image, hole: BoolMask, photo: str) -> Image:
-        window, how = self._plan(hole, photo)
-        filled = self._fill_window(image[window].astype(np.float32) / 255, hole[window], how, detail=True)
+    def fill(self, image: Image, to_fill: BoolMask, photo: str) -> Image:
+        window, how = self._plan(to_fill, photo)
+        filled = self._fill_window(image[window].astype(np.float32) / 255, to_fill[window], how, detail=True)
         answer = image.copy()
         answer[window] = np.round(filled * 255)
         return answer
 
-    def _plan(self, hole: BoolMask, what: str) -> tuple[tuple[slice, slice], str]:
+    def _plan(self, to_fill: BoolMask, what: str) -> tuple[tuple[slice, slice], str]:
         """The window that the network sees, and how: "whole" or "reduced". What is given up is said once."""
         self.prepare()
-        if hole.size <= self._most_pixels:
+        if to_fill.size <= self._most_pixels:
             return (slice(None), slice(None)), "whole"
-        window, fits = window_around(hole, self._most_pixels)
+        window, fits = window_around(to_fill, self._most_pixels)
         how = "whole" if fits else "reduced"
         if how not in self._reported:
             from nerfstudio.utils.rich_utils import CONSOLE
 
             self._reported.add(how)
-            height, width = hole[window].shape
+            height, width = to_fill[window].shape
             given_up = {"whole": "not beyond it", "reduced": "at a lower resolution"}[how]
             text = (
-                f"Inpainter lama: {what}: {hole.shape[1]}x{hole.shape[0]} pixels are more than the "
+                f"Inpainter lama: {what}: {to_fill.shape[1]}x{to_fill.shape[0]} pixels are more than the "
                 f"{self._most_pixels / 1e6:.2g} megapixels that memory allows (memory_limit sets it); {width}x{height} "
-                f"around the hole are looked at, {given_up}"
+                f"around the gap are looked at, {given_up}"
             )
             CONSOLE.print(text, markup=False, highlight=False, soft_wrap=True)
         return window, how
 
-    def _fill_window(self, picture: Floats, hole: BoolMask, how: str, detail: bool) -> Floats:
-        """(H, W, 3) float32 in [0, 1] and (H, W) bool -> (H, W, 3) float32; only the hole's pixels mean anything.
+    def _fill_window(self, picture: Floats, to_fill: BoolMask, how: str, detail: bool) -> Floats:
+        """(H, W, 3) float32 in [0, 1] and (H, W) bool -> (H, W, 3) float32; only the gap's pixels mean anything.
 
         Args:
             detail: whether a fill at lower resolution gets the surroundings' detail.
         """
         if how == "whole":
-            return self._run(picture, hole)
-        small, small_hole = reduce_known(picture, hole, float(np.sqrt(self._most_pixels / hole.size)))
-        return guided_upsample(self._run(small, small_hole), small_hole, picture, hole, detail)
+            return self._run(picture, to_fill)
+        small, small_to_fill = reduce_known(picture, to_fill, float(np.sqrt(self._most_pixels / to_fill.size)))
+        return guided_upsample(self._run(small, small_to_fill), small_to_fill, picture, to_fill, detail)
 
     # ---------------------------------------------------------------------------------------------------------- disparity
-    def inpaint_disparity(self, disparity: Floats, hole: BoolMask) -> Floats:
+    def inpaint_disparity(self, disparity: Floats, to_fill: BoolMask) -> Floats:
         """Continues the rim's surfaces, or fills disparity with the network (`disparity="network"`); floats in and out."""
         if self.disparity == "rim":
-            return super().inpaint_disparity(disparity, hole)
+            return super().inpaint_disparity(disparity, to_fill)
 
         def fill(picture: Floats, unknown: BoolMask) -> Floats:
-            window, how = self._plan(hole, "disparity")
+            window, how = self._plan(to_fill, "disparity")
             answer = picture.copy()
             answer[window] = self._fill_window(picture[window], unknown[window], how, detail=False)
             return answer
 
-        return inpaint_as_picture(disparity, hole, fill)
+        return inpaint_as_picture(disparity, to_fill, fill)
 
 
-def window_around(hole: BoolMask, most_pixels: int) -> tuple[tuple[slice, slice], bool]:
-    """The window that shows as much around the hole as `most_pixels` allow.
+def window_around(to_fill: BoolMask, most_pixels: int) -> tuple[tuple[slice, slice], bool]:
+    """The window that shows as much around the gap as `most_pixels` allow.
 
     Returns:
-        The rows and columns, and whether it fits. If not even `LEAST_MARGIN` around the hole's bounding box does, that.
+        The rows and columns, and whether it fits. If not even `LEAST_MARGIN` around the gap's bounding box does, that.
     """
-    x, y, width, height = cv2.boundingRect(hole.astype(np.uint8))
+    x, y, width, height = cv2.boundingRect(to_fill.astype(np.uint8))
     least = max(LEAST_SIDE, round(LEAST_MARGIN * max(width, height)))
 
     def pixels(margin: int) -> int:
-        return int(np.prod([span.stop - span.start for span in _cut(crop_around(hole, margin), hole.shape)]))
+        return int(np.prod([span.stop - span.start for span in _cut(crop_around(to_fill, margin), to_fill.shape)]))
 
     if pixels(least) > most_pixels:
-        return _cut(crop_around(hole, least), hole.shape), False
-    low, high = least, max(hole.shape)  # the largest margin that fits, by halving
+        return _cut(crop_around(to_fill, least), to_fill.shape), False
+    low, high = least, max(to_fill.shape)  # the largest margin that fits, by halving
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if pixels(middle) <= most_pixels else (low, middle)
-    return _cut(crop_around(hole, low), hole.shape), True
+    return _cut(crop_around(to_fill, low), to_fill.shape), True
 
 
 def _cut(window: tuple[slice, slice], shape: tuple[int, ...]) -> tuple[slice, slice]:

@@ -1,4 +1,4 @@
-"""OpenCV's classical inpainting: quick, smooth, blind to texture. Good for thin holes, streaky in large ones."""
+"""OpenCV's classical inpainting: quick, smooth, blind to texture. Good for thin gaps, streaky in large ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FLAGS = {"telea": cv2.INPAINT_TELEA, "ns": cv2.INPAINT_NS}
 
 @dataclass
 class OpenCVInpainter(PhotoInpainter):
-    """Telea's fast marching or Bertalmio's Navier-Stokes transport, both from OpenCV, on a crop around the hole."""
+    """Telea's fast marching or Bertalmio's Navier-Stokes transport, both from OpenCV, on a crop around the gap."""
 
     name: ClassVar[str] = "opencv"
     by_surface: ClassVar[bool] = True
@@ -33,11 +33,11 @@ class OpenCVInpainter(PhotoInpainter):
         if not self.radius > 0:
             raise SpinnerfError(f"inpainter 'opencv': radius is {self.radius}, expected more than 0 pixels")
 
-    def fill(self, image: Image, hole: BoolMask, photo: str) -> Image:
+    def fill(self, image: Image, to_fill: BoolMask, photo: str) -> Image:
         radius = scale_pixels(self.radius, image.shape[1])
-        window = crop_around(hole, 2 * radius + 2)  # what lies farther away cannot reach the hole
+        window = crop_around(to_fill, 2 * radius + 2)  # what lies farther away cannot reach the gap
         filled = image.copy()
         filled[window] = cv2.inpaint(
-            np.ascontiguousarray(image[window]), hole[window].astype(np.uint8), radius, _FLAGS[self.method]
+            np.ascontiguousarray(image[window]), to_fill[window].astype(np.uint8), radius, _FLAGS[self.method]
         )
         return filled

@@ -1,6 +1,6 @@
-"""One scale of a picture with a hole, and for every patch that touches the hole the known patch that looks most like it.
+"""One scale of a picture with a gap, and for every patch that touches the gap the known patch that looks most like it.
 
-What `patchmatch` composes holes of. `Field` is numpy, and says what is right; `patch_kernel` has the same in C++.
+What `patchmatch` composes gaps of. `Field` is numpy, and says what is right; `patch_kernel` has the same in C++.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 CONFIDENCE_DECAY = 0.8
-"""A hole's pixel counts less by this factor for each pixel of its distance from the rim: structure grows inwards."""
+"""A gap's pixel counts less by this factor for each pixel of its distance from the rim: structure grows inwards."""
 NEARBY = 0.5
 """Penalty for a source a diagonal away, as a fraction of the photo's colour variance: perspective and light change."""
 VERTICAL = 4.0
@@ -51,7 +51,7 @@ class Level:
         self.confidence = np.where(piece, CONFIDENCE_DECAY**self.distance, known).astype(np.float32)
 
     def halved(self) -> Level:
-        """Half the size: means of the known pixels; a pixel that covers part of the hole belongs to it."""
+        """Half the size: means of the known pixels; a pixel that covers part of the gap belongs to it."""
         size = (-(-self.known.shape[1] // 2), -(-self.known.shape[0] // 2))
         pad = ((0, self.known.shape[0] % 2), (0, self.known.shape[1] % 2))
 
@@ -66,7 +66,7 @@ class Level:
 
 
 class Field:
-    """For every patch that touches the hole (a target), the known patch that looks most like it (its source).
+    """For every patch that touches the gap (a target), the known patch that looks most like it (its source).
 
     Attributes:
         rows, columns: (N,) centres of the targets, which lie wholly in the picture.
@@ -182,20 +182,20 @@ class Field:
             self.source_rows[chosen], self.source_columns[chosen] = part_rows[better], part_columns[better]
 
     def vote(self, sharpness: float) -> None:
-        """Sets the hole's pixels to what the sources show there; see `voted`."""
+        """Sets the gap's pixels to what the sources show there; see `voted`."""
         self.level.image[self.level.piece] = self.voted(*np.nonzero(self.level.piece), sharpness)
 
     def voted(self, rows: Indices, columns: Indices, sharpness: float) -> Floats:
         """(K, 3): for each of K pixels the mean of what the sources of the patches around it show there.
 
         Args:
-            rows, columns: (K,) the pixels; the patch around each touches the hole.
+            rows, columns: (K,) the pixels; the patch around each touches the gap.
             sharpness: how much more a patch that fits well counts; large values copy the best one.
         """
         finite = np.where(np.isfinite(self.cost), self.cost, 0)
         spread = float(np.quantile(finite, 0.75)) / sharpness + 1.0
         trust = np.exp(-finite / (2 * spread)).astype(np.float32)
-        # A patch that reaches far into the hole knows less about what belongs there.
+        # A patch that reaches far into the gap knows less about what belongs there.
         trust *= (CONFIDENCE_DECAY ** self.level.distance[self.rows, self.columns]).astype(np.float32)
         return self._mean_of_votes(rows, columns, trust)
 

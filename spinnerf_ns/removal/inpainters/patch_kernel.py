@@ -94,7 +94,7 @@ def _declare(library: ctypes.CDLL) -> None:
 
 
 def _agrees() -> bool:
-    """Whether both choose the same sources for a small hole at the border of a picture of noise, and colours from them."""
+    """Whether both choose the same sources for a small gap at the border of a picture of noise, and colours from them."""
     known = np.ones((26, 31), bool)
     known[:9, 8:17] = False
     noise = np.random.default_rng(0).integers(0, 256, (*known.shape, 3)).astype(np.float32)

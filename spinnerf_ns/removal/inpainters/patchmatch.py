@@ -1,4 +1,4 @@
-"""Exemplar-based inpainting: the hole is composed of patches of the same photo. No network, no weights.
+"""Exemplar-based inpainting: the gap is composed of patches of the same photo. No network, no weights.
 
 Coarse to fine, the fill is the one whose every patch looks like some patch of the known photo (Wexler, Shechtman, Irani
 2007): find each patch's nearest neighbour (PatchMatch: Barnes et al. 2009, here with whole fields of candidates at a time),
@@ -23,16 +23,16 @@ from spinnerf_ns.removal.inpainters.patch_field import Level, whole_patches
 from spinnerf_ns.removal.inpainters.patch_kernel import field_class
 
 COARSEST = 8.0
-"""The pyramid ends where no pixel of the hole lies farther inside than this."""
+"""The pyramid ends where no pixel of the gap lies farther inside than this."""
 LEAST_SOURCES = 32
-"""With fewer whole patches outside the hole there is nothing to compose from."""
+"""With fewer whole patches outside the gap there is nothing to compose from."""
 SMALL_PER_1000 = 2.0
 """Pieces that reach no farther in than this (pixels of a 1000-pixel-wide photo) are left to OpenCV: no texture fits in."""
 
 
 @dataclass
 class PatchMatchInpainter(PhotoInpainter):
-    """Composes the hole of patches of the same photo, coarse to fine; deterministic by its seed."""
+    """Composes the gap of patches of the same photo, coarse to fine; deterministic by its seed."""
 
     name: ClassVar[str] = "patchmatch"
     by_surface: ClassVar[bool] = True
@@ -42,9 +42,9 @@ class PatchMatchInpainter(PhotoInpainter):
     seed: int = 0
     """Draws the candidates; the same seed gives the same fill."""
     surroundings: float = 0.8
-    """How far around a hole patches are taken from, in sides of its bounding box."""
-    max_hole: int = 120_000
-    """Holes of more pixels are composed at a coarser scale, and only the last votes are cast at full resolution."""
+    """How far around a gap patches are taken from, in sides of its bounding box."""
+    max_gap: int = 120_000
+    """Gaps of more pixels are composed at a coarser scale, and only the last votes are cast at full resolution."""
 
     def __post_init__(self) -> None:
         if self.patch < 3 or self.patch % 2 == 0:
@@ -52,23 +52,23 @@ class PatchMatchInpainter(PhotoInpainter):
         if not self.surroundings > 0:
             raise SpinnerfError(f"inpainter 'patchmatch': surroundings is {self.surroundings}, expected more than 0")
 
-    def fill(self, image: Image, hole: BoolMask, photo: str) -> Image:
-        filled, known = image.copy(), ~hole
+    def fill(self, image: Image, to_fill: BoolMask, photo: str) -> Image:
+        filled, known = image.copy(), ~to_fill
         small = scale_pixels(SMALL_PER_1000, image.shape[1])
-        for window, piece in _pieces(hole, self.surroundings, 4 * self.patch):
+        for window, piece in _pieces(to_fill, self.surroundings, 4 * self.patch):
             crop, crop_known = filled[window], known[window]
             depth_inside = cv2.distanceTransform(np.pad(piece, 1).astype(np.uint8), cv2.DIST_L2, 5).max()
             if depth_inside <= small or not _enough_sources(crop_known, self.patch):
                 crop[piece] = _smooth(crop, crop_known, piece)
             else:
-                crop[piece] = _compose(crop, crop_known, piece, self.patch, self.max_hole, np.random.default_rng(self.seed))
-            # The other pieces are still holes, but this one may be looked at: it is as good as it gets.
+                crop[piece] = _compose(crop, crop_known, piece, self.patch, self.max_gap, np.random.default_rng(self.seed))
+            # The other pieces are still gaps, but this one may be looked at: it is as good as it gets.
         return filled
 
 
-def _pieces(hole: BoolMask, surroundings: float, least: int) -> Iterator[tuple[tuple[slice, slice], BoolMask]]:
-    """Connected parts of the hole, each in a window with its surroundings, largest first."""
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(hole.astype(np.uint8), connectivity=8)
+def _pieces(to_fill: BoolMask, surroundings: float, least: int) -> Iterator[tuple[tuple[slice, slice], BoolMask]]:
+    """Connected parts of the gap, each in a window with its surroundings, largest first."""
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(to_fill.astype(np.uint8), connectivity=8)
     for label in sorted(range(1, count), key=lambda label: -statistics[label, cv2.CC_STAT_AREA]):
         x, y, width, height, _ = statistics[label]
         margin = max(least, round(surroundings * max(width, height)))
@@ -86,7 +86,7 @@ def _smooth(image: Image, known: BoolMask, piece: BoolMask) -> npt.NDArray[np.ui
 
 # ---------------------------------------------------------------------------------------------------------------- pyramid
 def _compose(
-    image: Image, known: BoolMask, piece: BoolMask, patch: int, max_hole: int, generator: np.random.Generator
+    image: Image, known: BoolMask, piece: BoolMask, patch: int, max_gap: int, generator: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
     """(N, 3) colours for the pixels of `piece`."""
     field_type, levels = field_class(), [Level(image.astype(np.float32), known, piece)]
@@ -107,7 +107,7 @@ def _compose(
             field.refine(start)
             field.vote(sharpness=1.0)
             rounds, sweeps, radius = min(3 + 3 * number, 10), 1, 12
-        if level.piece.sum() > max_hole:
+        if level.piece.sum() > max_gap:
             rounds = 0
         for _ in range(rounds):
             field.search(sweeps, radius)

@@ -1,7 +1,7 @@
-"""Where the surfaces around a hole go on and meet within it.
+"""Where the surfaces around a region go on and meet within it.
 
-Depth in the hole is known where another photo looks there; elsewhere the field shows whatever it grew. So every surface at the
-hole's rim is asked for its depth at every pixel, and the other photos are asked about that point: do they show it, or look
+Depth in the region is known where another photo looks there; elsewhere the field shows whatever it grew. So every surface at the
+region's rim is asked for its depth at every pixel, and the other photos are asked about that point: do they show it, or look
 through it? Where none can tell, two surfaces meet for the price of the gap between them: for nothing where planes cross, and
 along the shortest line where one ends before the other.
 """
@@ -21,7 +21,7 @@ from spinnerf_ns.removal.views.photos import POINTS, Photos, look
 from spinnerf_ns.scene.cameras import ray_directions
 
 NODES = 6000
-"""Pixels of a hole whose surfaces are decided one by one; larger holes are decided on a coarser grid."""
+"""Pixels of a region whose surfaces are decided one by one; larger regions are decided on a coarser grid."""
 PHOTOS_SAY = 100.0
 """What a surface that the photos deny costs, summed over a line across the photo; half of it where none can tell."""
 REST_COSTS = 0.2
@@ -39,48 +39,48 @@ Floats = npt.NDArray[np.float64]
 def continued(
     layer: ViewLayers, others: Sequence[ViewLayers] | Photos, planes: Floats, labels: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.uint8]:
-    """Labels whose surfaces go on into the hole.
+    """Labels whose surfaces go on into the region.
 
     Args:
-        layer: the photo; `z_visible` may hold anything in the hole.
+        layer: the photo; `z_visible` may hold anything in the region.
         others: the other photos; as `Photos` they need not be prepared again.
         planes: (K, 4) from `surfaces.find_planes`.
         labels: (H, W) from `surfaces.surface_labels`.
 
     Returns:
-        (H, W) uint8: `labels` outside the hole; in it no surface that its rim does not show, besides `REST`.
+        (H, W) uint8: `labels` outside the region; in it no surface that its rim does not show, besides `REST`.
     """
-    hole = layer.hole
-    step = max(1, int(np.sqrt(hole.sum() / NODES)))
-    rows, columns = (np.arange(step // 2, size, step) for size in hole.shape)
-    coarse_hole, coarse = hole[np.ix_(rows, columns)], labels[np.ix_(rows, columns)].astype(np.int64)
-    rim = (cv2.dilate(coarse_hole.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0) & ~coarse_hole
+    region = layer.region
+    step = max(1, int(np.sqrt(region.sum() / NODES)))
+    rows, columns = (np.arange(step // 2, size, step) for size in region.shape)
+    coarse_region, coarse = region[np.ix_(rows, columns)], labels[np.ix_(rows, columns)].astype(np.int64)
+    rim = (cv2.dilate(coarse_region.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0) & ~coarse_region
     shown = np.union1d(coarse[rim], [REST])
-    if not coarse_hole.any() or len(shown) == 1:
-        return np.where(hole, REST, labels).astype(np.uint8)
-    nodes = coarse_hole | rim
+    if not coarse_region.any() or len(shown) == 1:
+        return np.where(region, REST, labels).astype(np.uint8)
+    nodes = coarse_region | rim
     number = np.full(nodes.shape, -1)
     number[nodes] = np.arange(nodes.sum())
     at = tuple(axis[nodes] for axis in np.broadcast_arrays(rows[:, None], columns[None]))
     depths = plane_depths(layer.view, *at, planes)
-    rest = shown_surfaces(layer.view, layer.z_visible, hole, planes)[at] == REST
+    rest = shown_surfaces(layer.view, layer.z_visible, region, planes)[at] == REST
     found = np.where(rest, layer.z_visible[at], np.nan)
     depths = np.concatenate([found[:, None], depths], axis=1)[:, shown]
     others = others if isinstance(others, Photos) else Photos(others)
-    inside, start = coarse_hole[nodes], np.searchsorted(shown, coarse[nodes])
+    inside, start = coarse_region[nodes], np.searchsorted(shown, coarse[nodes])
     start = np.where(inside, 0, np.minimum(start, len(shown) - 1))
     unary = np.full(depths.shape, np.inf)
     unary[np.flatnonzero(~inside), start[~inside]] = 0
-    unary[inside] = PHOTOS_SAY * step / hole.shape[1] * _doubt(layer, others, depths[inside], tuple(x[inside] for x in at))
-    unary[inside, 0] += REST_COSTS * PHOTOS_SAY * step / hole.shape[1]
+    unary[inside] = PHOTOS_SAY * step / region.shape[1] * _doubt(layer, others, depths[inside], tuple(x[inside] for x in at))
+    unary[inside, 0] += REST_COSTS * PHOTOS_SAY * step / region.shape[1]
     start = np.where(inside, unary.argmin(axis=1), start)
     edges, lengths = _neighbours(number)
     gaps = _gaps(depths)
     gap = (gaps[edges[:, 0]] + gaps[edges[:, 1]]) / 2
     pairwise = (MEETING_COSTS + gap) * lengths[:, None, None] * (1 - np.eye(len(shown)))
     coarse[nodes] = shown[cut_labels(start, unary, edges, pairwise)]
-    votes = [cv2.resize((coarse == label).astype(np.float32), hole.shape[::-1]) for label in shown]  # smooth outlines
-    return np.where(hole, shown[np.argmax(votes, axis=0)], labels).astype(np.uint8)
+    votes = [cv2.resize((coarse == label).astype(np.float32), region.shape[::-1]) for label in shown]  # smooth outlines
+    return np.where(region, shown[np.argmax(votes, axis=0)], labels).astype(np.uint8)
 
 
 def _doubt(layer: ViewLayers, others: Photos, depths: Floats, at: tuple[npt.NDArray, npt.NDArray]) -> Floats:

@@ -1,6 +1,6 @@
-"""Which surface each pixel around a hole shows, so that a hole is filled only from the surface that it is a hole in.
+"""Which surface each pixel around a region shows, so that a gap is filled only from the surface that it is a gap in.
 
-A 2-D inpainter does not know that the cupboard's side ends where the floor goes on: it draws both into the hole. The depth
+A 2-D inpainter does not know that the cupboard's side ends where the floor goes on: it draws both into the gap. The depth
 without the object says where each pixel's surface lies. Planes are found among the points of all photos at once, so every
 photo agrees on them; what lies on none (a bush, a statue) is one rest.
 """
@@ -20,11 +20,11 @@ from spinnerf_ns.scene.view import View
 MAX_PLANES = 8
 """Planes that are looked for."""
 LEAST_SHARE = 0.03
-"""Smallest part of the points around the holes that makes a plane."""
+"""Smallest part of the points around the regions that makes a plane."""
 TOLERANCE = 0.01
 """Distance from a plane within which a point belongs to it, in parts of its depth: rendered depth is no better than that."""
 MARGIN_PER_1000 = 100.0
-"""How far around the hole surfaces are looked for, in pixels of a 1000-pixel-wide photo."""
+"""How far around the region surfaces are looked for, in pixels of a 1000-pixel-wide photo."""
 POINTS_PER_PHOTO = 1500
 """Points of a photo that planes are found from; a fixed draw."""
 DRAWS = 300
@@ -32,9 +32,9 @@ DRAWS = 300
 SMOOTHING_PER_1000 = 25.0
 """Side of the window in which the most frequent surface wins, in pixels of a 1000-pixel-wide photo."""
 SNAP = 0.03
-"""Relative difference of depth up to which a pixel outside the hole that is taken to show a plane is moved onto it."""
+"""Relative difference of depth up to which a pixel outside the region that is taken to show a plane is moved onto it."""
 LEAST_DONORS = 24
-"""A surface that shows fewer pixels than this around the hole has nothing to give."""
+"""A surface that shows fewer pixels than this around the region has nothing to give."""
 EDGE = 0.05
 """Relative difference of depth across an edge."""
 REST = 0
@@ -45,13 +45,13 @@ UNKNOWN = -1
 Points = npt.NDArray[np.float64]
 
 
-def find_planes(views: Sequence[View], depths: Sequence[npt.NDArray[np.float32]], holes: Sequence[BoolMask]) -> Points:
-    """The planes around the holes, by RANSAC over the points of all photos. Deterministic.
+def find_planes(views: Sequence[View], depths: Sequence[npt.NDArray[np.float32]], regions: Sequence[BoolMask]) -> Points:
+    """The planes around the regions, by RANSAC over the points of all photos. Deterministic.
 
     Args:
         views: the photos.
         depths: per photo (H, W) planar depth without the object, world units; 0 = unknown.
-        holes: per photo (H, W) bool.
+        regions: per photo (H, W) bool.
 
     Returns:
         (K, 4) unit normal and offset: normal @ point + offset is the distance. The plane with the most points comes first.
@@ -59,17 +59,17 @@ def find_planes(views: Sequence[View], depths: Sequence[npt.NDArray[np.float32]]
     generator = np.random.default_rng(0)
     clouds, scales, triples = [], [], []
     count = 0
-    for view, z, hole in zip(views, depths, holes, strict=True):
-        if not hole.any():
+    for view, z, region in zip(views, depths, regions, strict=True):
+        if not region.any():
             continue
-        rows, columns = np.nonzero(_near(hole) & (z > 0))
+        rows, columns = np.nonzero(_near(region) & (z > 0))
         if rows.size < LEAST_DONORS:
             continue
         chosen = generator.choice(rows.size, min(rows.size, POINTS_PER_PHOTO), replace=False)
         rows, columns = rows[chosen], columns[chosen]
         points = unproject_pixels(view, rows, columns, z)
         # Three pixels near each other mostly lie on one surface; three from anywhere hardly ever do.
-        reach = max(4, hole.shape[1] // 12) ** 2
+        reach = max(4, region.shape[1] // 12) ** 2
         seeds = generator.integers(0, len(points), 200)
         others = generator.integers(0, len(points), (200, 24))
         apart = (rows[others] - rows[seeds, None]) ** 2 + (columns[others] - columns[seeds, None]) ** 2
@@ -123,38 +123,38 @@ def _best_plane(points: Points, scale: Points, triples: Points, generator: np.ra
     return plane
 
 
-def surface_labels(view: View, z: npt.NDArray[np.float32], hole: BoolMask, planes: Points) -> npt.NDArray[np.uint8]:
-    """Which plane each pixel around a hole shows.
+def surface_labels(view: View, z: npt.NDArray[np.float32], region: BoolMask, planes: Points) -> npt.NDArray[np.uint8]:
+    """Which plane each pixel around a region shows.
 
     Args:
         view: the photo.
         z: (H, W) planar depth; 0 = unknown.
-        hole: (H, W) bool.
+        region: (H, W) bool.
         planes: (K, 4) from `find_planes`.
 
     Returns:
-        (H, W) uint8: 1 ... K, or `REST` for what lies on none. Far from the hole everything is `REST`; what goes on in the hole
+        (H, W) uint8: 1 ... K, or `REST` for what lies on none. Far from the region everything is `REST`; what goes on in the region
         is for `continuation.continued` to say.
     """
-    labels = np.full(hole.shape, REST, np.uint8)
-    if not hole.any() or not len(planes):
+    labels = np.full(region.shape, REST, np.uint8)
+    if not region.any() or not len(planes):
         return labels
-    window = window_around(hole)
-    shown = np.where(hole, UNKNOWN, shown_surfaces(view, z, hole, planes))[window]
-    size = scale_pixels(SMOOTHING_PER_1000, hole.shape[1]) | 1
+    window = window_around(region)
+    shown = np.where(region, UNKNOWN, shown_surfaces(view, z, region, planes))[window]
+    size = scale_pixels(SMOOTHING_PER_1000, region.shape[1]) | 1
     votes = [cv2.boxFilter((shown == label).astype(np.float32), -1, (size, size)) for label in range(len(planes) + 1)]
     labels[window] = np.argmax(votes, axis=0)
     return labels
 
 
-def shown_surfaces(view: View, z: npt.NDArray[np.float32], hole: BoolMask, planes: Points) -> npt.NDArray[np.int64]:
-    """As `surface_labels`, pixel by pixel and in the hole too; `UNKNOWN` far from it, and where depth fades from one to another."""
-    rows, columns = np.nonzero(_near(hole) & (z > 0))
+def shown_surfaces(view: View, z: npt.NDArray[np.float32], region: BoolMask, planes: Points) -> npt.NDArray[np.int64]:
+    """As `surface_labels`, pixel by pixel and in the region too; `UNKNOWN` far from it, and where depth fades between surfaces."""
+    rows, columns = np.nonzero(_near(region) & (z > 0))
     apart = np.abs(unproject_pixels(view, rows, columns, z) @ planes[:, :3].T + planes[:, 3]) / z[rows, columns, None]
-    shown = np.full(hole.shape, UNKNOWN, np.int64)
+    shown = np.full(region.shape, UNKNOWN, np.int64)
     shown[rows, columns] = np.where(apart.min(axis=1) < 2 * TOLERANCE, apart.argmin(axis=1) + 1, REST)
     # A rendered depth edge is no step: in front of the one surface and behind the other there is nothing.
-    window = np.ones((scale_pixels(SMOOTHING_PER_1000, hole.shape[1]) | 1,) * 2, np.uint8)
+    window = np.ones((scale_pixels(SMOOTHING_PER_1000, region.shape[1]) | 1,) * 2, np.uint8)
     nearest = cv2.erode(np.where(shown > REST, z, np.float32(np.inf)), window)
     farthest = cv2.dilate(np.where(shown > REST, z, np.float32(0)), window)
     fading = (shown == REST) & (nearest < z) & (z < farthest) & (farthest / nearest > 1 + EDGE)
@@ -162,24 +162,24 @@ def shown_surfaces(view: View, z: npt.NDArray[np.float32], hole: BoolMask, plane
 
 
 def snapped(
-    view: View, z: npt.NDArray[np.float32], hole: BoolMask, planes: Points, labels: npt.NDArray[np.uint8]
+    view: View, z: npt.NDArray[np.float32], region: BoolMask, planes: Points, labels: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.float32]:
     """Depth moved onto the planes: many photos together know a plane better than one photo's rendered depth shows it.
 
     Args:
-        view, z, hole, planes: as of `surface_labels`.
+        view, z, region, planes: as of `surface_labels`.
         labels: what it returned.
 
     Returns:
-        (H, W) float32: in the hole the plane's depth; outside it `z` where it is too far from the plane to be it; `z` on `REST`.
+        (H, W) float32: in the region the plane's depth; outside it `z` where it is too far from the plane to be it; `z` on `REST`.
     """
     result = z.copy()
-    rows, columns = np.nonzero((labels != REST) & (hole | (z > 0)))
+    rows, columns = np.nonzero((labels != REST) & (region | (z > 0)))
     if not rows.size:
         return result
     on_plane = plane_depths(view, rows, columns, planes)[np.arange(len(rows)), labels[rows, columns] - 1]
     off = np.abs(on_plane - z[rows, columns])
-    near = np.isfinite(on_plane) & (hole[rows, columns] | (off < SNAP * z[rows, columns]))
+    near = np.isfinite(on_plane) & (region[rows, columns] | (off < SNAP * z[rows, columns]))
     result[rows[near], columns[near]] = on_plane[near]
     return result
 
@@ -192,42 +192,44 @@ def plane_depths(view: View, rows: npt.NDArray, columns: npt.NDArray, planes: Po
     return np.where(np.isfinite(z) & (z > 0), z, np.nan)
 
 
-def fill_by_surface(fill: Callable[[Image, BoolMask], Image], image: Image, hole: BoolMask, labels: npt.NDArray[np.uint8]) -> Image:
-    """Fills each surface's part of a hole from that surface alone.
+def fill_by_surface(
+    fill: Callable[[Image, BoolMask], Image], image: Image, to_fill: BoolMask, labels: npt.NDArray[np.uint8]
+) -> Image:
+    """Fills each surface's part of a gap from that surface alone.
 
     Args:
-        fill: a 2-D inpainter: (H, W, 3) uint8 and (H, W) bool hole -> (H, W, 3) uint8.
+        fill: a 2-D inpainter: (H, W, 3) uint8 and (H, W) bool to_fill -> (H, W, 3) uint8.
         image: (H, W, 3) uint8.
-        hole: (H, W) bool.
+        to_fill: (H, W) bool.
         labels: (H, W) from `surface_labels`.
 
     Returns:
-        (H, W, 3) uint8, `image` outside the hole.
+        (H, W, 3) uint8, `image` outside the gap.
     """
     result = image.copy()
-    if not hole.any():
+    if not to_fill.any():
         return result
-    near = _near(hole)
+    near = _near(to_fill)
     kernel = np.ones((3, 3), np.uint8)
-    for label in np.unique(labels[hole]):
-        part = hole & (labels == label)
-        surface = (labels == label) | hole
+    for label in np.unique(labels[to_fill]):
+        part = to_fill & (labels == label)
+        surface = (labels == label) | to_fill
         # A surface's edge is a mixture of colours.
-        donors = near & ~hole & (cv2.erode(surface.astype(np.uint8), kernel) > 0)
-        others = hole if donors.sum() < LEAST_DONORS else near & ~donors
+        donors = near & ~to_fill & (cv2.erode(surface.astype(np.uint8), kernel) > 0)
+        others = to_fill if donors.sum() < LEAST_DONORS else near & ~donors
         result[part] = fill(image, others | part)[part]
     return result
 
 
-def window_around(hole: BoolMask) -> tuple[slice, slice]:
-    """The hole's bounding box and a margin, as rows and columns."""
-    x, y, width, height = cv2.boundingRect(hole.astype(np.uint8))
-    margin = max(scale_pixels(MARGIN_PER_1000, hole.shape[1]), max(width, height) // 2)
+def window_around(region: BoolMask) -> tuple[slice, slice]:
+    """The region's bounding box and a margin, as rows and columns."""
+    x, y, width, height = cv2.boundingRect(region.astype(np.uint8))
+    margin = max(scale_pixels(MARGIN_PER_1000, region.shape[1]), max(width, height) // 2)
     return slice(max(0, y - margin), y + height + margin), slice(max(0, x - margin), x + width + margin)
 
 
-def _near(hole: BoolMask) -> BoolMask:
+def _near(region: BoolMask) -> BoolMask:
     """(H, W) bool: the pixels of `window_around`."""
-    near = np.zeros_like(hole)
-    near[window_around(hole)] = True
+    near = np.zeros_like(region)
+    near[window_around(region)] = True
     return near

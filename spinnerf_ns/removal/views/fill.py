@@ -1,9 +1,9 @@
 """Mask refinement by views: masked pixels whose background other photos really show are filled from them.
 
 SPIn-NeRF does this before inpainting, one view against the others, pixel by pixel; here all pairs, vectorised. The smaller
-hole that is left, `unseen_mask`, is the only thing that needs invention. A masked pixel is accepted when
+region that is left, `unseen_mask`, is the only thing that needs invention. A masked pixel is accepted when
   * its background point, unprojected from `z_background`, falls on a pixel of another photo that is outside that photo's
-    hole and whose visible depth is the point's depth there, within the tolerance;
+    region and whose visible depth is the point's depth there, within the tolerance;
   * not more photos look through the point than show it (then it hangs in the air: nothing was ever seen there);
   * its neighbours are accepted at about the same depth.
 Where `z_background` is noisy or missing, the depth of the neighbours is continued, moved onto the surface that the other
@@ -40,11 +40,11 @@ class Filled:
     """A photo after the other photos gave what they show."""
 
     image: Image
-    """(H, W, 3) uint8: the photo; inside the hole, what other photos show. Unseen pixels are as they were."""
+    """(H, W, 3) uint8: the photo; inside the region, what other photos show. Unseen pixels are as they were."""
     unseen_mask: BoolMask
-    """(H, W) bool: the hole's pixels that no photo shows."""
+    """(H, W) bool: the region's pixels that no photo shows."""
     z: Floats
-    """(H, W) float32: `z_visible` outside the hole, `z_background` where filled, 0 where unseen."""
+    """(H, W) float32: `z_visible` outside the region, `z_background` where filled, 0 where unseen."""
 
 
 def fill_from_views(
@@ -54,17 +54,17 @@ def fill_from_views(
     max_sources: int | None = None,
     match_exposure: bool = True,
 ) -> list[Filled]:
-    """Fills every photo's hole from all other photos that may be sources.
+    """Fills every photo's region from all other photos that may be sources.
 
     Args:
         layers: the photos; all depths in the units of the views' poses.
         relative_tolerance: depths agree when they differ by no more than this fraction.
         progress: called with a photo's number when it is done.
         max_sources: ask only this many photos, nearest by pose first; None asks all (pixels stop asking when enough answer).
-        match_exposure: scale another photo's colours by what both photos show around the hole.
+        match_exposure: scale another photo's colours by what both photos show around the region.
 
     Returns:
-        One `Filled` per photo. Pixels outside the holes are identical to the photo.
+        One `Filled` per photo. Pixels outside the regions are identical to the photo.
 
     Raises:
         SpinnerfError: a layer's shape differs from its photo's.
@@ -83,7 +83,7 @@ def fill_from_views(
 
 def _check(layer: ViewLayers) -> None:
     shape = (layer.view.height, layer.view.width)
-    for name in ("image", "hole", "z_visible", "z_background"):
+    for name in ("image", "region", "z_visible", "z_background"):
         found = getattr(layer, name).shape[:2]
         if found != shape:
             raise SpinnerfError(
@@ -105,43 +105,43 @@ def _nearest_first(layer: ViewLayers, layers: Sequence[ViewLayers]) -> list[int]
 
 
 def _fill(layer: ViewLayers, others: Photos, tolerance: float, match_exposure: bool) -> Filled:
-    image, z = layer.image.copy(), np.where(layer.hole, 0, layer.z_visible).astype(np.float32)
-    if not layer.hole.any() or not len(others):
-        return Filled(image, layer.hole.copy(), z)
+    image, z = layer.image.copy(), np.where(layer.region, 0, layer.z_visible).astype(np.float32)
+    if not layer.region.any() or not len(others):
+        return Filled(image, layer.region.copy(), z)
     filling = _Filling(layer, others, tolerance, match_exposure, image, z)
     filling.take_background()
     filling.grow()
-    accepted = np.zeros_like(layer.hole)
+    accepted = np.zeros_like(layer.region)
     accepted[filling.window] = filling.accepted
-    unseen = layer.hole & ~_without_specks(accepted, layer.view.width)
+    unseen = layer.region & ~_without_specks(accepted, layer.view.width)
     image[unseen], z[unseen] = layer.image[unseen], 0
     return Filled(image, unseen, z)
 
 
 class _Filling:
-    """A hole that is being filled. Its masks and depths are those of a window around it: most of a photo has no part in it.
+    """A region that is being filled. Its masks and depths are those of a window around it: most of a photo has no part in it.
 
     Args:
-        image, z: what is filled, in place; the photo and its depth, 0 in the hole.
+        image, z: what is filled, in place; the photo and its depth, 0 in the region.
     """
 
     def __init__(self, layer: ViewLayers, others: Photos, tolerance: float, match_exposure: bool, image: Image, z: Floats) -> None:
         self._layer, self._others, self._tolerance = layer, others, tolerance
         self._exposure = Exposure(layer, others, tolerance) if match_exposure else None
-        x, y, width, height = cv2.boundingRect(layer.hole.astype(np.uint8))
+        x, y, width, height = cv2.boundingRect(layer.region.astype(np.uint8))
         # The largest window of a filter reaches two pixels.
         self.window = slice(max(0, y - 3), y + height + 3), slice(max(0, x - 3), x + width + 3)
-        self._hole, self._background = layer.hole[self.window], layer.z_background[self.window]
+        self._region, self._background = layer.region[self.window], layer.z_background[self.window]
         self._image, self._z = image[self.window], z[self.window]
-        self.accepted = np.zeros_like(self._hole)
+        self.accepted = np.zeros_like(self._region)
         """The pixels that are filled."""
-        rows, columns = np.nonzero(self._hole)
+        rows, columns = np.nonzero(self._region)
         centers = np.stack([columns + self.window[1].start + 0.5, rows + self.window[0].start + 0.5], axis=1)
         self._rays = np.ascontiguousarray(ray_directions(layer.view, centers).T)
 
     def take_background(self) -> None:
         """Accepts pixels at their `z_background`."""
-        wanted = self._hole & self._known
+        wanted = self._region & self._known
         if wanted.any():
             asked = self._ask(wanted, self._background, self._tolerance)
             strong = _spread(wanted, asked.supports > asked.conflicts)
@@ -151,9 +151,9 @@ class _Filling:
 
     def grow(self) -> None:
         """Accepts pixels next to what is known at the depth that goes on from there."""
-        news = ~self._hole | self.accepted
+        news = ~self._region | self.accepted
         for _ in range(GROWTH):
-            wanted = self._hole & ~self.accepted & (cv2.dilate(news.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0)
+            wanted = self._region & ~self.accepted & (cv2.dilate(news.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0)
             z = _continued(self._z)
             # A thing that no photo shows may stand before a wall that others do: a known depth is not overruled, only mended.
             wanted &= (z > 0) & (~self._known | (np.abs(z - self._background) <= EDGE * self._tolerance * z))
@@ -172,7 +172,7 @@ class _Filling:
 
     def _ask(self, pixels: BoolMask, z: Floats, tolerance: float) -> Asked:
         """Asks the others about the pixels' points at depth `z`."""
-        points = self._layer.view.c2w[:, 3:] + self._rays[:, pixels[self._hole]] * z[pixels].astype(np.float64)
+        points = self._layer.view.c2w[:, 3:] + self._rays[:, pixels[self._region]] * z[pixels].astype(np.float64)
         asked = Asked(points, tolerance)
         asked.ask(self._others)
         return asked

@@ -1,4 +1,4 @@
-"""The colours that other photos offer for a hole's pixels, and how many photos speak for and against each pixel's depth."""
+"""The colours that other photos offer for a region's pixels, and how many photos speak for and against each pixel's depth."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Counts = npt.NDArray[np.int32]
 
 
 class Exposure:
-    """Factors that make other photos as bright as this one, from the points around the hole that both show.
+    """Factors that make other photos as bright as this one, from the points around the region that both show.
 
     Args:
         layer: this photo.
@@ -58,10 +58,10 @@ class Exposure:
 
 
 def _rim(layer: ViewLayers) -> tuple[Points, Floats] | None:
-    """Up to 1500 points (3, N) of what the photo shows around its hole, and their colours."""
+    """Up to 1500 points (3, N) of what the photo shows around its region, and their colours."""
     reach = 2 * scale_pixels(25, layer.view.width) + 1
-    around = cv2.dilate(layer.hole.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
-    rows, columns = np.nonzero(around & ~layer.hole & (layer.z_visible > 0))
+    around = cv2.dilate(layer.region.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
+    rows, columns = np.nonzero(around & ~layer.region & (layer.z_visible > 0))
     if rows.size < 50:
         return None
     chosen = np.linspace(0, rows.size - 1, min(rows.size, 1500)).astype(np.int64)
@@ -86,7 +86,7 @@ def _gain(seen: Seen, image: Image, colours: Floats) -> Floats:
 class Offers:
     """Colours that photos have for pixels: (M,) pairs of a photo and a pixel, by photo, then by pixel.
 
-    What is kept of `Seen` until it is known which pixels are taken, for up to `ENOUGH` photos per pixel of a hole.
+    What is kept of `Seen` until it is known which pixels are taken, for up to `ENOUGH` photos per pixel of a region.
     """
 
     photo: Counts

@@ -1,6 +1,6 @@
 """How many photos at once see the same points.
 
-Photos are asked in batches: a hole of a few hundred pixels is over in no time, so calls would cost more than arithmetic. Most
+Photos are asked in batches: a region of a few hundred pixels is over in no time, so calls would cost more than arithmetic. Most
 answers are "outside" or "hidden", so only the pairs of a photo and a point are kept of which the photo has something to say.
 """
 
@@ -41,16 +41,16 @@ class Photos:
     def __init__(self, layers: Sequence[ViewLayers]) -> None:
         self.layers = list(layers)
         self.cameras = CameraStack([layer.view for layer in layers])
-        self.size = np.array([layer.hole.shape[::-1] for layer in layers], np.int64).reshape(-1, 2)
+        self.size = np.array([layer.region.shape[::-1] for layer in layers], np.int64).reshape(-1, 2)
         """(V, 2) width and height."""
         ends = np.cumsum(self.size.prod(axis=1))
         self.start = ends - self.size.prod(axis=1)
         """(V,) where each photo begins in `shown`."""
         self.shown = np.zeros(ends[-1] if len(ends) else 0, np.float32)
-        """All photos' pixels in a row: planar depth outside the holes, 0 = unknown or in a hole."""
+        """All photos' pixels in a row: planar depth outside the regions, 0 = unknown or in a region."""
         for layer, start, end in zip(layers, self.start, ends, strict=True):
             z = layer.z_visible.ravel()
-            np.copyto(self.shown[start:end], z, where=(z > 0) & (z < np.inf) & ~layer.hole.ravel())
+            np.copyto(self.shown[start:end], z, where=(z > 0) & (z < np.inf) & ~layer.region.ravel())
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -70,7 +70,7 @@ class Photos:
 class Seen:
     """What photos say of points: (M,) pairs of a photo and a point, by photo, then by point.
 
-    Of all other pairs a photo says nothing: outside the photo, behind what it shows, or next to its hole.
+    Of all other pairs a photo says nothing: outside the photo, behind what it shows, or next to its region.
     """
 
     photo: Numbers
@@ -103,7 +103,7 @@ def look(photos: Photos, points: Points, tolerance: float) -> Seen:
     photo = np.repeat(np.arange(len(photos)), np.count_nonzero(inside, axis=1))
     at = np.flatnonzero(inside)
     x, y, z = x.ravel()[at], y.ravel()[at], z.ravel()[at]
-    # Most points fall into another's hole or behind what it shows: these are done with here.
+    # Most points fall into another's region or behind what it shows: these are done with here.
     pixel = y.astype(np.int64) * photos.size[photo, 0] + x.astype(np.int64) + photos.start[photo]
     near = np.flatnonzero(z < (1 + EDGE * LOOSE * tolerance) * photos.shown.take(pixel))
     photo, at, x, y, z = photo[near], at[near], x[near], y[near], z[near]

@@ -49,7 +49,7 @@ def test_uniform_part_is_uniform_and_keeps_off_the_hole(images):
 
 
 def test_no_usable_pixel_is_an_error_and_not_for_ever(images):
-    """A pool whose usable pixels were all taken away later: by the removed regions, or by holes."""
+    """A pool whose usable pixels were all taken away later: by the removed regions, or by gaps."""
     pool = PixelPool.from_images(images)
     pool.usable = torch.zeros(pool.num_pixels, dtype=torch.bool)
     with pytest.raises(SpinnerfError, match="not one pixel"):
@@ -74,11 +74,11 @@ def test_few_usable_pixels_are_drawn_evenly_in_one_go(images):
 def test_every_patch_covers_the_hole_and_lies_inside_its_photo(images, stride):
     torch.manual_seed(0)
     pool = PixelPool.from_images(images)
-    holes = [torch.zeros(h, w, dtype=torch.bool) for h, w in SIZES]
-    holes[0][0, 0] = holes[0][11, 19] = True  # corners: where a patch has to be moved inside
-    holes[2][10:14, 20:25] = True
-    hole = torch.cat([mask.flatten() for mask in holes]).nonzero()[:, 0]
-    patches = sample_patches(pool, hole, 500, (3, 4), stride)
+    all_to_fill = [torch.zeros(h, w, dtype=torch.bool) for h, w in SIZES]
+    all_to_fill[0][0, 0] = all_to_fill[0][11, 19] = True  # corners: where a patch has to be moved inside
+    all_to_fill[2][10:14, 20:25] = True
+    to_fill = torch.cat([mask.flatten() for mask in all_to_fill]).nonzero()[:, 0]
+    patches = sample_patches(pool, to_fill, 500, (3, 4), stride)
     assert patches.shape == (500, 3, 4, 3)
     for patch in patches:
         photo = int(patch[0, 0, 0])
@@ -87,16 +87,16 @@ def test_every_patch_covers_the_hole_and_lies_inside_its_photo(images, stride):
         assert (rows.diff() == stride).all() and (columns.diff() == stride).all()
         height, width = SIZES[photo]
         assert rows.min() >= 0 and columns.min() >= 0 and rows.max() < height and columns.max() < width
-        extent = holes[photo][rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        extent = all_to_fill[photo][rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         assert extent.any()
 
 
 def test_patches_reach_every_pixel_of_the_hole(images):
     torch.manual_seed(0)
     pool = PixelPool.from_images(images)
-    hole = pool.flatten(torch.tensor([[0, y, x] for y in range(12) for x in range(20)]))
-    seen = torch.unique(pool.flatten(sample_patches(pool, hole, 2000, (3, 3))))
-    assert torch.equal(seen, hole)
+    to_fill = pool.flatten(torch.tensor([[0, y, x] for y in range(12) for x in range(20)]))
+    seen = torch.unique(pool.flatten(sample_patches(pool, to_fill, 2000, (3, 3))))
+    assert torch.equal(seen, to_fill)
 
 
 def test_a_photo_smaller_than_the_patch_is_named(images):

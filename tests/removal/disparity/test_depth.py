@@ -15,13 +15,13 @@ HOLE = np.zeros((HEIGHT, WIDTH), bool)
 HOLE[40:110, 80:170] = True
 
 
-def relative_error(truth, shown=None, hole=HOLE, trusted=None):
+def relative_error(truth, shown=None, to_fill=HOLE, trusted=None):
     shown = np.array(truth if shown is None else shown, np.float32)
-    shown[hole] = 9.0
-    completed = complete_disparity(shown, hole, trusted)
+    shown[to_fill] = 9.0
+    completed = complete_disparity(shown, to_fill, trusted)
     assert completed.dtype == np.float32
-    np.testing.assert_array_equal(completed[~hole], shown[~hole])
-    return (np.abs(completed - truth) / truth)[hole]
+    np.testing.assert_array_equal(completed[~to_fill], shown[~to_fill])
+    return (np.abs(completed - truth) / truth)[to_fill]
 
 
 def test_plane_is_continued_exactly():
@@ -36,10 +36,10 @@ def test_crease_stays_sharp(combine):
 
 
 def test_hole_at_the_border():
-    hole = HOLE.copy()
-    hole[40:, 80:170] = True
-    assert relative_error(WALL, hole=hole).max() < 1e-5
-    assert relative_error(np.maximum(WALL, FLOOR), hole=hole).max() < 2e-2
+    to_fill = HOLE.copy()
+    to_fill[40:, 80:170] = True
+    assert relative_error(WALL, to_fill=to_fill).max() < 1e-5
+    assert relative_error(np.maximum(WALL, FLOOR), to_fill=to_fill).max() < 2e-2
 
 
 def test_noise_is_not_amplified():
@@ -81,10 +81,10 @@ def test_curved_surface_meets_the_rim():
 
 
 def test_pieces_deterministic_positive_and_small():
-    hole = np.random.default_rng(2).random(WALL.shape) < 0.02
-    hole[100:130, 200:] = True
-    first = complete_disparity(np.where(hole, 0, WALL).astype(np.float32), hole)
-    again = complete_disparity(np.where(hole, 0, WALL).astype(np.float32), hole)
+    to_fill = np.random.default_rng(2).random(WALL.shape) < 0.02
+    to_fill[100:130, 200:] = True
+    first = complete_disparity(np.where(to_fill, 0, WALL).astype(np.float32), to_fill)
+    again = complete_disparity(np.where(to_fill, 0, WALL).astype(np.float32), to_fill)
     np.testing.assert_array_equal(first, again)
     assert (first > 0).all() and np.abs(first / WALL - 1).max() < 1e-4
 
@@ -92,9 +92,9 @@ def test_pieces_deterministic_positive_and_small():
 def test_one_known_pixel_gives_its_value():
     shown = np.zeros((20, 30), np.float32)
     shown[3, 4] = 0.25
-    hole = np.ones((20, 30), bool)
-    hole[3, 4] = False
-    np.testing.assert_allclose(complete_disparity(shown, hole), 0.25, rtol=1e-6)
+    to_fill = np.ones((20, 30), bool)
+    to_fill[3, 4] = False
+    np.testing.assert_allclose(complete_disparity(shown, to_fill), 0.25, rtol=1e-6)
 
 
 def test_empty_hole_and_nothing_known():
@@ -102,7 +102,7 @@ def test_empty_hole_and_nothing_known():
     np.testing.assert_array_equal(complete_disparity(shown, np.zeros_like(HOLE)), shown)
     with pytest.raises(SpinnerfError, match="no pixel of known disparity"):
         complete_disparity(shown, np.ones_like(HOLE))
-    with pytest.raises(SpinnerfError, match="hole is"):
+    with pytest.raises(SpinnerfError, match="to_fill is"):
         complete_disparity(shown, HOLE[1:])
 
 

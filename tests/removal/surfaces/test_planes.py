@@ -1,4 +1,4 @@
-"""Planes around a hole, on a made-up corner of a floor and a wall seen by several cameras."""
+"""Planes around a region, on a made-up corner of a floor and a wall seen by several cameras."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ def corner(x: float):
 
 @pytest.fixture(scope="module")
 def corners():
-    hole = np.zeros((HEIGHT, WIDTH), bool)
-    hole[22:45, 30:48] = True
-    return [(*corner(x), hole) for x in (-0.4, 0.0, 0.4)]
+    region = np.zeros((HEIGHT, WIDTH), bool)
+    region[22:45, 30:48] = True
+    return [(*corner(x), region) for x in (-0.4, 0.0, 0.4)]
 
 
 def planes_of(corners, noise: float = 0.0):
     generator = np.random.default_rng(1)
     depths = [
-        np.where(hole, 0, z * (1 + noise * generator.standard_normal(z.shape))).astype(np.float32) for _, z, _, hole in corners
+        np.where(region, 0, z * (1 + noise * generator.standard_normal(z.shape))).astype(np.float32) for _, z, _, region in corners
     ]
-    return find_planes([view for view, *_ in corners], depths, [hole for *_, hole in corners])
+    return find_planes([view for view, *_ in corners], depths, [region for *_, region in corners])
 
 
 def test_finds_the_floor_and_the_wall_and_nothing_else(corners):
@@ -77,10 +77,10 @@ def test_finds_the_floor_and_the_wall_and_nothing_else(corners):
 
 
 def test_no_plane_where_there_is_nothing_to_fit(corners):
-    view, z, _, hole = corners[0]
-    assert find_planes([view], [np.zeros_like(z)], [hole]).shape == (0, 4)
-    assert find_planes([view], [z], [np.zeros_like(hole)]).shape == (0, 4)
-    assert (surface_labels(view, z, hole, np.zeros((0, 4))) == REST).all()
+    view, z, _, region = corners[0]
+    assert find_planes([view], [np.zeros_like(z)], [region]).shape == (0, 4)
+    assert find_planes([view], [z], [np.zeros_like(region)]).shape == (0, 4)
+    assert (surface_labels(view, z, region, np.zeros((0, 4))) == REST).all()
 
 
 def numbers_of(planes) -> np.ndarray:
@@ -89,21 +89,21 @@ def numbers_of(planes) -> np.ndarray:
 
 
 def layers_of(corners, z_in_hole) -> list[ViewLayers]:
-    """What is known of each photo; `z_in_hole`: view's number, true depth -> depth in its hole."""
+    """What is known of each photo; `z_in_hole`: view's number, true depth -> depth in its region."""
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     return [
-        ViewLayers(view, image, hole, np.where(hole, z_in_hole(i, z), z).astype(np.float32), np.zeros_like(z))
-        for i, (view, z, _, hole) in enumerate(corners)
+        ViewLayers(view, image, region, np.where(region, z_in_hole(i, z), z).astype(np.float32), np.zeros_like(z))
+        for i, (view, z, _, region) in enumerate(corners)
     ]
 
 
 def test_labels_follow_the_true_surfaces_around_the_hole(corners):
     planes = planes_of(corners)
-    view, z, shown, hole = corners[1]
-    labels = surface_labels(view, z, hole, planes)
-    near = np.zeros_like(hole)
-    near[window_around(hole)] = True
-    assert (labels == numbers_of(planes)[shown])[near & ~hole].mean() > 0.97
+    view, z, shown, region = corners[1]
+    labels = surface_labels(view, z, region, planes)
+    near = np.zeros_like(region)
+    near[window_around(region)] = True
+    assert (labels == numbers_of(planes)[shown])[near & ~region].mean() > 0.97
     assert (labels[~near] == REST).all()
 
 
@@ -115,17 +115,17 @@ def test_labels_follow_the_true_surfaces_around_the_hole(corners):
 def test_surfaces_go_on_to_where_they_meet_whatever_the_field_shows(corners, z_in_hole):
     planes = planes_of(corners)
     layers = layers_of(corners, z_in_hole)
-    labels = surface_labels(layers[1].view, layers[1].z_visible, layers[1].hole, planes)
+    labels = surface_labels(layers[1].view, layers[1].z_visible, layers[1].region, planes)
     found = continued(layers[1], layers[:1] + layers[2:], planes, labels)
-    hole, shown = corners[1][3], corners[1][2]
-    assert (found == numbers_of(planes)[shown])[hole].mean() > 0.97
-    assert np.array_equal(found[~hole], labels[~hole])
-    moved = snapped(layers[1].view, layers[1].z_visible, hole, planes, found)
-    assert (np.abs(moved / corners[1][1] - 1)[hole] < 0.01).mean() > 0.97
+    region, shown = corners[1][3], corners[1][2]
+    assert (found == numbers_of(planes)[shown])[region].mean() > 0.97
+    assert np.array_equal(found[~region], labels[~region])
+    moved = snapped(layers[1].view, layers[1].z_visible, region, planes, found)
+    assert (np.abs(moved / corners[1][1] - 1)[region] < 0.01).mean() > 0.97
 
 
 def test_what_the_photos_show_is_believed_against_the_planes(corners):
-    """A ball before the wall, in the hole: the other photos see it, so it stays."""
+    """A ball before the wall, in the region: the other photos see it, so it stays."""
     planes = planes_of(corners)
 
     def with_ball(view, z):
@@ -142,15 +142,15 @@ def test_what_the_photos_show_is_believed_against_the_planes(corners):
     layers, balls = [], []
     for number, layer in enumerate(layers_of(corners, lambda i, z: z)):
         z, ball = with_ball(layer.view, layer.z_visible)
-        hole = layer.hole if number == 1 else np.zeros_like(layer.hole)
-        layers.append(replace(layer, z_visible=z, hole=hole))
+        region = layer.region if number == 1 else np.zeros_like(layer.region)
+        layers.append(replace(layer, z_visible=z, region=region))
         balls.append(ball)
-    assert (balls[1] & layers[1].hole).sum() > 20
-    labels = surface_labels(layers[1].view, layers[1].z_visible, layers[1].hole, planes)
-    labels[balls[1] & ~layers[1].hole] = REST
+    assert (balls[1] & layers[1].region).sum() > 20
+    labels = surface_labels(layers[1].view, layers[1].z_visible, layers[1].region, planes)
+    labels[balls[1] & ~layers[1].region] = REST
     found = continued(layers[1], layers[:1] + layers[2:], planes, labels)
-    assert (found == REST)[balls[1] & layers[1].hole].mean() > 0.8
-    assert (found == REST)[layers[1].hole & ~balls[1]].mean() < 0.1
+    assert (found == REST)[balls[1] & layers[1].region].mean() > 0.8
+    assert (found == REST)[layers[1].region & ~balls[1]].mean() < 0.1
 
 
 def test_a_rim_without_planes_leaves_the_hole_to_the_rest(corners):
@@ -161,45 +161,45 @@ def test_a_rim_without_planes_leaves_the_hole_to_the_rest(corners):
 
 def test_depth_near_a_plane_is_moved_onto_it_and_other_depth_is_left(corners):
     planes = planes_of(corners)
-    view, z, _, hole = corners[1]
-    wrong = np.where(hole, 0.9 * z, 1.01 * z).astype(np.float32)
-    labels = surface_labels(view, z, hole, planes)
-    moved = snapped(view, wrong, hole, planes, labels)
-    assert np.abs(moved / z - 1)[(labels != REST) & ~hole].mean() < 2e-3
+    view, z, _, region = corners[1]
+    wrong = np.where(region, 0.9 * z, 1.01 * z).astype(np.float32)
+    labels = surface_labels(view, z, region, planes)
+    moved = snapped(view, wrong, region, planes, labels)
+    assert np.abs(moved / z - 1)[(labels != REST) & ~region].mean() < 2e-3
     assert np.array_equal(moved[labels == REST], wrong[labels == REST])
-    far = snapped(view, 0.5 * z, hole, planes, labels)
-    assert np.array_equal(far[~hole], (0.5 * z)[~hole])
-    assert np.abs(far / z - 1)[(labels != REST) & hole].max() < 0.3  # a label in the hole is a decision, not a guess
+    far = snapped(view, 0.5 * z, region, planes, labels)
+    assert np.array_equal(far[~region], (0.5 * z)[~region])
+    assert np.abs(far / z - 1)[(labels != REST) & region].max() < 0.3  # a label in the region is a decision, not a guess
 
 
 def test_each_surface_is_filled_from_itself_alone(corners):
     planes = planes_of(corners)
-    view, z, shown, hole = corners[1]
+    view, z, shown, region = corners[1]
     image = np.where(shown[..., None] == 0, np.array([200, 40, 40]), np.array([40, 40, 200])).astype(np.uint8)
     seen = []
 
-    def mean_of_the_rest(image, hole):
-        seen.append(hole)
+    def mean_of_the_rest(image, region):
+        seen.append(region)
         filled = image.copy()
-        filled[hole] = image[~hole].mean(axis=0)
+        filled[region] = image[~region].mean(axis=0)
         return filled
 
     labels = numbers_of(planes)[shown].astype(np.uint8)
-    near = np.zeros_like(hole)
-    near[window_around(hole)] = True
+    near = np.zeros_like(region)
+    near[window_around(region)] = True
     pure = np.where(near[..., None], image, 0)  # what is outside the window must not matter to the two surfaces' own colours
 
-    def inside(image, hole):
-        return mean_of_the_rest(image, hole | ~near)
+    def inside(image, region):
+        return mean_of_the_rest(image, region | ~near)
 
-    filled = fill_by_surface(inside, pure, hole, labels)
-    assert np.array_equal(filled[~hole], pure[~hole])
-    assert (np.abs(filled[hole].astype(int) - image[hole]).max(axis=1) < 3).mean() > 0.97
+    filled = fill_by_surface(inside, pure, region, labels)
+    assert np.array_equal(filled[~region], pure[~region])
+    assert (np.abs(filled[region].astype(int) - image[region]).max(axis=1) < 3).mean() > 0.97
     assert len(seen) == 2
 
 
 def test_an_empty_hole_gives_the_photo_back(corners):
-    view, z, _, hole = corners[0]
+    view, z, _, region = corners[0]
     image = np.full((HEIGHT, WIDTH, 3), 7, np.uint8)
-    nothing = np.zeros_like(hole)
+    nothing = np.zeros_like(region)
     assert fill_by_surface(lambda *_: pytest.fail("not asked"), image, nothing, nothing.astype(np.uint8)).tolist() == image.tolist()

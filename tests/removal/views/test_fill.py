@@ -59,7 +59,7 @@ def scene(places=(-1.5, -0.7, 0.0, 0.7, 1.5), **options):
 
 def filled_psnr(layers, truths, filled):
     errors = [
-        (answer.image.astype(float) - truth)[layer.hole & ~answer.unseen_mask]
+        (answer.image.astype(float) - truth)[layer.region & ~answer.unseen_mask]
         for layer, truth, answer in zip(layers, truths, filled)
     ]
     return 10 * np.log10(255**2 / np.mean(np.concatenate(errors) ** 2))
@@ -68,22 +68,22 @@ def filled_psnr(layers, truths, filled):
 def check_contract(layers, filled):
     for layer, answer in zip(layers, filled):
         assert answer.image.dtype == np.uint8 and answer.unseen_mask.dtype == bool and answer.z.dtype == np.float32
-        np.testing.assert_array_equal(answer.image[~layer.hole], layer.image[~layer.hole])
+        np.testing.assert_array_equal(answer.image[~layer.region], layer.image[~layer.region])
         np.testing.assert_array_equal(answer.image[answer.unseen_mask], layer.image[answer.unseen_mask])
-        np.testing.assert_array_equal(answer.z[~layer.hole], layer.z_visible[~layer.hole])
-        assert not (answer.unseen_mask & ~layer.hole).any()
+        np.testing.assert_array_equal(answer.z[~layer.region], layer.z_visible[~layer.region])
+        assert not (answer.unseen_mask & ~layer.region).any()
         assert (answer.z[answer.unseen_mask] == 0).all()
-        assert (answer.z[layer.hole & ~answer.unseen_mask] > 0).all()
+        assert (answer.z[layer.region & ~answer.unseen_mask] > 0).all()
 
 
 def test_everything_that_is_seen_is_filled_with_the_truth():
     layers, truths = scene()
     filled = fill_from_views(layers)
     check_contract(layers, filled)
-    assert np.mean([answer.unseen_mask.sum() for answer in filled]) < 0.02 * np.mean([layer.hole.sum() for layer in layers])
+    assert np.mean([answer.unseen_mask.sum() for answer in filled]) < 0.02 * np.mean([layer.region.sum() for layer in layers])
     assert filled_psnr(layers, truths, filled) > 33
     for layer, answer in zip(layers, filled):
-        done = layer.hole & ~answer.unseen_mask
+        done = layer.region & ~answer.unseen_mask
         np.testing.assert_allclose(answer.z[done], layer.z_background[done], rtol=0.01)
 
 
@@ -94,7 +94,7 @@ def test_what_no_photo_shows_stays_unseen():
     check_contract(layers, filled)
     for layer, answer in zip(layers, filled):
         # Reference, written out: a wall point is seen from a place if its line of sight misses the square.
-        rows, columns = np.nonzero(layer.hole)
+        rows, columns = np.nonzero(layer.region)
         y, x = rows + 0.5, columns + 0.5
         directions = np.stack([(x - WIDTH / 2) / FOCAL, -(y - HEIGHT / 2) / FOCAL, -np.ones_like(x)], axis=-1)
         directions = directions @ layer.view.c2w[:, :3].T
@@ -113,18 +113,18 @@ def test_garbage_and_unknown_depth():
     layers, truths = scene()
     generator = np.random.default_rng(0)
     garbage = [
-        dataclasses.replace(layer, z_background=generator.uniform(2.6, 3.6, layer.hole.shape).astype(np.float32))
+        dataclasses.replace(layer, z_background=generator.uniform(2.6, 3.6, layer.region.shape).astype(np.float32))
         for layer in layers
     ]
     filled = fill_from_views(garbage)  # all in the air between the object and the wall
     check_contract(garbage, filled)
-    assert sum(answer.unseen_mask.sum() for answer in filled) > 0.97 * sum(layer.hole.sum() for layer in layers)
+    assert sum(answer.unseen_mask.sum() for answer in filled) > 0.97 * sum(layer.region.sum() for layer in layers)
 
     unknown = [dataclasses.replace(layer, z_background=np.zeros_like(layer.z_background)) for layer in layers]
     unknown[0].z_background[:] = np.nan
     filled = fill_from_views(unknown)  # continued from the rim
     check_contract(unknown, filled)
-    assert sum(answer.unseen_mask.sum() for answer in filled) < 0.1 * sum(layer.hole.sum() for layer in layers)
+    assert sum(answer.unseen_mask.sum() for answer in filled) < 0.1 * sum(layer.region.sum() for layer in layers)
     assert filled_psnr(layers, truths, filled) > 30
 
 
@@ -140,7 +140,7 @@ def test_noise_leaves_no_specks():
     ]
     filled = fill_from_views(layers)
     check_contract(layers, filled)
-    assert sum(answer.unseen_mask.sum() for answer in filled) < 0.03 * sum(layer.hole.sum() for layer in layers)
+    assert sum(answer.unseen_mask.sum() for answer in filled) < 0.03 * sum(layer.region.sum() for layer in layers)
     assert filled_psnr(layers, truths, filled) > 27
 
 
@@ -157,7 +157,7 @@ def test_exposure_is_matched():
 def test_the_object_is_never_copied():
     layers, _ = scene()
     for answer, layer in zip(fill_from_views(layers), layers):
-        done = layer.hole & ~answer.unseen_mask
+        done = layer.region & ~answer.unseen_mask
         red = (answer.image[..., 0].astype(int) - answer.image[..., 1] > 200) & (answer.image[..., 2] < 20)
         assert not (red & done).any()
 
@@ -176,10 +176,10 @@ def test_order_progress_and_sources():
 def test_one_photo_no_hole_and_bad_shapes():
     (layer,), _ = scene((0.0,))
     (alone,) = fill_from_views([layer])
-    np.testing.assert_array_equal(alone.unseen_mask, layer.hole)
+    np.testing.assert_array_equal(alone.unseen_mask, layer.region)
     assert fill_from_views([]) == []
     layers, _ = scene()
-    layers[1] = dataclasses.replace(layers[1], hole=np.zeros_like(layers[1].hole))
+    layers[1] = dataclasses.replace(layers[1], region=np.zeros_like(layers[1].region))
     assert not fill_from_views(layers)[1].unseen_mask.any()
     layers[2] = dataclasses.replace(layers[2], z_visible=layers[2].z_visible[1:])
     with pytest.raises(SpinnerfError, match=r"photo_\+0.00: z_visible is 80x59, .* 80x60"):

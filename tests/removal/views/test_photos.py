@@ -18,7 +18,7 @@ DISTORTION = np.array([0.05, -0.02, 0.004, 0.0, 0.001, -0.002])
 
 
 def photo(number: int) -> ViewLayers:
-    """A photo of a wall 4 in front of it; sizes, camera models, distortion, holes and gaps of depth differ."""
+    """A photo of a wall 4 in front of it; sizes, camera models, distortion, regions and gaps of depth differ."""
     width, height = 40 + 3 * (number % 4), 30 + number % 3
     model = "OPENCV_FISHEYE" if number % 5 == 3 else "OPENCV"
     distortion = DISTORTION if number % 2 else np.zeros(6)
@@ -28,9 +28,9 @@ def photo(number: int) -> ViewLayers:
     z = (4 * (1 + 0.01 * generator.standard_normal((height, width)))).astype(np.float32)
     z[generator.random(z.shape) < 0.02] = 0
     z[0, 0], z[5, 5] = np.inf, np.nan
-    hole = np.zeros(z.shape, bool)
-    hole[10:16, 8 + number : 14 + number] = True
-    return ViewLayers(view, generator.integers(20, 230, (*z.shape, 3)).astype(np.uint8), hole, z, np.zeros_like(z))
+    region = np.zeros(z.shape, bool)
+    region[10:16, 8 + number : 14 + number] = True
+    return ViewLayers(view, generator.integers(20, 230, (*z.shape, 3)).astype(np.uint8), region, z, np.zeros_like(z))
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_next_to_a_hole_and_to_unknown_depth_a_photo_says_nothing(layers, points
     for number, column, row in zip(seen.photo, (seen.x - 0.5).astype(int), (seen.y - 0.5).astype(int)):
         around = np.s_[row : row + 2, column : column + 2]
         layer = layers[number]
-        assert not layer.hole[around].any()
+        assert not layer.region[around].any()
         assert ((layer.z_visible[around] > 0) & np.isfinite(layer.z_visible[around])).all()
 
 

@@ -95,7 +95,8 @@ def load_run(path: Path, data: Path | None = None, program: str = "export") -> T
     def moved(place: Path | str) -> Path:
         return Path(os.path.normpath(runs[0] / os.path.relpath(place, config.output_dir))) if runs else Path(place)
 
-    if data is None and not was.exists():
+    elsewhere = bool(runs) and runs[0] != Path(os.path.abspath(config.output_dir))
+    if data is None and (not was.exists() or (elsewhere and moved(was).exists())):  # of a copy, the copy's own capture
         data = moved(was)
     if data is not None:
         if not data.exists():
@@ -106,10 +107,9 @@ def load_run(path: Path, data: Path | None = None, program: str = "export") -> T
             manager.dataparser.data = data
         for name in ("workspace", "masks"):
             place = getattr(manager, name, None)
-            if place is None or Path(place).exists():
-                continue
-            beside = Path(os.path.normpath(data / os.path.relpath(place, was)))
-            setattr(manager, name, beside if beside.exists() else moved(place))
+            if place is not None:
+                candidates = (Path(os.path.normpath(data / os.path.relpath(place, was))), moved(place), Path(place))
+                setattr(manager, name, next((found for found in candidates if found.exists()), candidates[0]))
     return config
 
 

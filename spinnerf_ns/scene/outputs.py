@@ -78,7 +78,9 @@ def look_at_outputs(root: Path, outputs: Mapping[str, Any], deletable: Sequence[
             else:
                 state.lost.append((name, file))
         if isinstance(files, dict):
-            state.added += [(name, file) for file in sorted(here - known.keys())]
+            own = {record[0] for record in files.values() if record is not None}
+            # A copy of what the stage wrote is nobody's work: copying a folder may have resolved a link in it.
+            state.added += [(name, file) for file in sorted(here - known.keys()) if sha256_of(root / name / file) not in own]
         if not files and not (root / name).exists():
             state.lost.append((name, FILE_ITSELF))
     return state
@@ -141,9 +143,20 @@ def photo_of(file: str, photos: Iterable[str]) -> str | None:
 
 
 def keep_file(source: Path, target: Path) -> None:
-    """Copies a file into what becomes the output, its time included."""
+    """Copies a file into what becomes the output, its time included; not through a link to a folder, onto another file."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(source, target)
+    if not _behind_a_link(target):
+        shutil.copy2(source, target)
+
+
+def _behind_a_link(path: Path) -> bool:
+    """Whether one of the folders below the partial output is a link."""
+    for folder in path.parents:
+        if folder.is_symlink():
+            return True
+        if folder.name.startswith(".partial-"):
+            return False
+    return False
 
 
 def _some(files: Sequence[Found], most: int = 3) -> str:

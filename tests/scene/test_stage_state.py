@@ -132,6 +132,31 @@ def test_only_the_photos_whose_files_are_lost_or_damaged_are_made_again(scene, c
     assert second_stage(scene) == [] and hidden(workspace) == []
 
 
+def test_a_link_that_copying_the_scene_resolved_is_nobody_s_work(scene, tmp_path, capsys):  # noqa: F811
+    """As removed/colmap/images, a link to removed/images."""
+
+    def linked(scene):
+        workspace = Workspace.open(scene)
+        with workspace.stage("export", {}, [scene / "images"], [workspace.removed]) as stage:
+            if not stage.fresh:
+                for photo in "ab":
+                    if not stage.done(photo):
+                        save_object_mask(stage.folder(workspace.removed / "images") / f"{photo}.png", np.eye(4, dtype=bool))
+                        stage.record(photo)
+                (stage.folder(workspace.removed / "colmap") / "images").symlink_to("../images")
+        return not stage.fresh
+
+    assert linked(scene) and not linked(scene)
+    copied = shutil.copytree(scene, tmp_path / "copied")  # follows links
+    removed = Workspace.open(copied).removed
+    assert (removed / "colmap/images/a.png").is_file() and not (removed / "colmap/images").is_symlink()
+    capsys.readouterr()
+    assert not linked(copied) and not capsys.readouterr().out
+    paint(removed / "images/a.png")
+    (removed / "images/b.png").unlink()
+    assert linked(copied) and is_painted(removed / "images/a.png") and not is_painted(removed / "images/b.png")
+
+
 def test_a_repair_that_is_killed_goes_on(scene):  # noqa: F811
     run(scene), second_stage(scene)
     workspace = Workspace.open(scene)

@@ -33,6 +33,9 @@ WIDE_GAP = 0.1
 TOLERANCE = 0.02
 """Relative difference of depth within which a photo shows a point."""
 
+LEAST_OF_RIM = 0.06
+"""Part of the rim that a surface must show to go on in the region."""
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -55,7 +58,10 @@ def continued(
     rows, columns = (np.arange(step // 2, size, step) for size in region.shape)
     coarse_region, coarse = region[np.ix_(rows, columns)], labels[np.ix_(rows, columns)].astype(np.int64)
     rim = (cv2.dilate(coarse_region.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0) & ~coarse_region
-    shown = np.union1d(coarse[rim], [REST])
+    at_rim, pixels = np.unique(coarse[rim], return_counts=True)
+    # A plane that merely crosses what stands there shows in a few pixels of a line, and is no surface that goes on.
+    shown = np.union1d(at_rim[pixels >= LEAST_OF_RIM * pixels.sum()], [REST])
+    coarse[rim & ~np.isin(coarse, shown)] = REST
     if not coarse_region.any() or len(shown) == 1:
         return np.where(region, REST, labels).astype(np.uint8)
     nodes = coarse_region | rim

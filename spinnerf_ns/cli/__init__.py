@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 
 COMMANDS = {
     "check": ("check:Check", "what a capture is, and what would go wrong with it"),
@@ -20,6 +21,9 @@ COMMANDS = {
     "demo": ("demo:Demo", "remove an object from a made-up scene and report how well it went"),
 }
 """Name -> ("module:Class", what it does)."""
+
+LIBRARIES = r"(torch|torchvision|torchmetrics|nerfstudio|nerfacc|viser|lpips|transformers|diffusers)(\.|$)"
+"""Modules whose warnings are not for the user of a command: of deprecated calls in their own code, before our first line."""
 
 YES = "--yes"
 """Allows the downloads that "auto" would ask about; every command takes it."""
@@ -49,7 +53,15 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(said[1])
 
 
+def quiet_libraries() -> None:
+    """Leaves out what libraries warn their own developers of; Python's -W and PYTHONWARNINGS bring it back."""
+    if not sys.warnoptions:
+        for category in (FutureWarning, UserWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", category=category, module=LIBRARIES)
+
+
 def _run(arguments: list[str]) -> None:
+    quiet_libraries()
     if YES in arguments:
         arguments = [argument for argument in arguments if argument != YES]
         os.environ["SPINNERF_YES"] = "1"  # for processes that the command starts as well

@@ -12,6 +12,9 @@ import yaml
 from spinnerf_ns.cli import COMMANDS, main
 
 
+PIPES = {"capture_output": True, "text": True, "timeout": 200}
+
+
 def test_help_lists_every_command(capsys):
     main([])
     text = capsys.readouterr().out
@@ -44,6 +47,30 @@ def test_a_reader_that_has_enough_ends_a_command_quietly(arguments, unbuffered):
     done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, env=environment)
     os.close(writes)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+COMMAND = [sys.executable, "-c", "from spinnerf_ns.cli import main; main()"]
+
+
+def test_no_library_speaks_before_a_command_does(tmp_path):
+    """Deprecations within torch and nerfstudio, as their import brings them, are nobody's business here."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    done = subprocess.run([*COMMAND, "export", "--load-config", str(tmp_path / "none.yml")], env=environment, **PIPES)
+    assert done.stdout == "" and len(done.stderr.strip().splitlines()) == 1 and "no such file" in done.stderr
+    run = tmp_path / "config.yml"
+    run.write_text(yaml.dump({"no": "run"}))
+    done = subprocess.run([*COMMAND, "evaluate", "--load-config", str(run)], env=environment, **PIPES)
+    assert done.stdout == "" and len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_the_demo_begins_with_its_own_first_line(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    command = [*COMMAND, "demo", "--output", str(tmp_path / "demo")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env={**environment, "PYTHONUNBUFFERED": "1"}, **pipes) as process:
+        first = process.stdout.readline()
+        process.kill()
+    assert "1/6" in first
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,11 @@ from spinnerf_ns.accel.cpu import prepare_cpu
 from spinnerf_ns.accel.replaced import replaced
 from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, resize_mask
 from spinnerf_ns.errors import STOPPED, SpinnerfError, last_line, one_line_at_the_end
-from spinnerf_ns.files import atomic_path
+from spinnerf_ns.files import atomic_path, load_object_mask
 from spinnerf_ns.hints import command, say
 from spinnerf_ns.nerf.data.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig
 from spinnerf_ns.nerf.data.inpaint_data import SpinnerfInpaintDataManagerConfig
+from spinnerf_ns.nerf.display import Provenance
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel, SpinnerfInpaintModelConfig
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
 from spinnerf_ns.removal.config import BACKGROUND, ExportConfig
@@ -44,6 +45,24 @@ class SpinnerfPipeline(VanillaPipeline):
         if torch.device(device).type == "cpu":
             prepare_cpu()
         super().__init__(config, device, *args, **kwargs)
+        self.model.find_provenance = self._find_provenance
+
+    def _find_provenance(self) -> Provenance | None:
+        """Which surfaces were invented, by the masks that an export wrote; None without one."""
+        from spinnerf_ns.removal.export import views_with_object
+        from spinnerf_ns.scene.removed import FILES, read_removed
+
+        manager = self.datamanager
+        if not (manager.workspace.removed / FILES["unseen_mask"][0]).is_dir():
+            return None
+        try:
+            files = read_removed(manager.workspace.removed)
+            views = [view for view in views_with_object(manager.capture, manager.workspace) if view.photo in files]
+            masks = [load_object_mask(files[view.photo].unseen_mask, (view.height, view.width)) for view in views]
+        except SpinnerfError as error:  # a picture for looking at: the field can be looked at without it
+            say(f"Not shown where things were invented: {error}")
+            return None
+        return Provenance(views, masks, manager.capture.world_to_training)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool | None = None) -> None:
         """Loads a checkpoint; nerfstudio alone would take a foreign one in silence and leave the model untrained.

@@ -259,6 +259,21 @@ def test_masks_of_a_round_take_the_tracked_ones_place(scene, seg_run):
         assert torch.equal(manager.labels[start:end], before[start:end])
 
 
+def test_a_viewer_sees_the_object_tinted_and_a_new_field_knows_what_was_invented(seg_run, inpaint_run):
+    from spinnerf_ns.evaluation.baselines import load_pipeline
+    from spinnerf_ns.nerf.rendering import render_pixels
+
+    for run in (seg_run, inpaint_run):
+        manager = load_pipeline(run).datamanager
+        shown, photo = manager.train_dataset[0], manager.train_dataset.get_data(0)
+        is_object = shown.get("object_label", shown.get("object_mask"))[..., 0] == 1
+        assert is_object.any() and (shown["image"][is_object] != photo["image"][is_object]).any()
+        assert torch.equal(shown["image"][~is_object], photo["image"][~is_object])
+    model, cameras = load_pipeline(inpaint_run).model, manager.train_dataset.cameras
+    invented = render_pixels(model, cameras[0:1], ("provenance",))["provenance"]
+    assert set(np.unique(invented)) <= {0, 1}
+
+
 def test_a_checkpoint_keeps_the_refined_masks(scene, seg_run, monkeypatch):
     """A resumed run goes on with what it trained on, not with the tracked masks."""
     from spinnerf_ns.evaluation.baselines import load_pipeline

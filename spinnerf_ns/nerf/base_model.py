@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.model_components.losses import orientation_loss, pred_normal_loss, scale_gradients_by_distance_squared
 from nerfstudio.models import nerfacto
@@ -21,7 +24,11 @@ from spinnerf_ns.accel.nerfacto import accelerate_nerfacto
 from spinnerf_ns.accel.replaced import replaced
 from spinnerf_ns.accel.scene_placement import PlacedContraction, PlacedPiecewiseSampler
 from spinnerf_ns.nerf.data.pixel_samplers import Family, RayLayout
+from spinnerf_ns.nerf.display import OnDemand, Provenance
 from spinnerf_ns.nerf.losses import sparse_depth_loss, stop_geometry
+
+LEAST_ACCUMULATION = 0.5
+"""A ray that accumulates less than this hit nothing: its depth is unknown."""
 
 TRAINS_GEOMETRY = "trains_geometry"
 """Key in a ray bundle's metadata: (R, 1) bool, whether the ray's pixel loss may change density."""
@@ -61,9 +68,15 @@ class SpinnerfModel(NerfactoModel):
 
     config: SpinnerfModelConfig
     _wanted: frozenset[str] | None = None
+    find_provenance: Callable[[], Provenance | None] | None = None
+    """Says which surfaces were invented, as far as that is known; set by the pipeline, asked at first use."""
 
     def populate_modules(self) -> None:
         """Builds nerfacto's modules without the network that it would download for its LPIPS metric."""
+        from nerfstudio.viewer.viewer_elements import ViewerControl
+
+        self.viewer_control = ViewerControl()  # a viewer finds it and puts itself in
+        self._found_provenance: list[Provenance | None] = []
         with without_lpips_download():
             super().populate_modules()
         self.psnr = Psnr()
@@ -90,21 +103,29 @@ class SpinnerfModel(NerfactoModel):
     @contextmanager
     def rendering_only(self, names: Iterable[str]) -> Iterator[None]:
         """Within this context, in evaluation, outputs that are not named may be missing: what they alone need is not computed."""
-        self._wanted = frozenset(names)
+        before, self._wanted = self._wanted, frozenset(names)
         try:
             yield
         finally:
-            self._wanted = None
+            self._wanted = before
 
     def _is_wanted(self, *names: str) -> bool:
         """Whether any of these outputs is to be rendered."""
         return self.training or self._wanted is None or not self._wanted.isdisjoint(names)
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
-        """Renders a bundle; same values as `NerfactoModel.get_outputs`, plus `extra_outputs`.
+        """Renders a bundle; same values as `NerfactoModel.get_outputs`, plus `extra_outputs`, `rgb` first: viewers show that.
 
-        In training the median and proposal depths, which no loss uses, are left out.
+        In training the median and proposal depths, which no loss uses, are left out. In evaluation the outputs for looking at
+        (`display_outputs`) are added where `rendering_only` names them.
         """
+        outputs = self._render(ray_bundle)
+        if not self.training and self._wanted is not None:
+            for name in self._wanted.intersection(self.display_outputs()):
+                outputs[name] = self.display(name, ray_bundle)
+        return outputs
+
+    def _render(self, ray_bundle: RayBundle) -> dict[str, Any]:
         if self.training:
             self.camera_optimizer.apply_to_raybundle(ray_bundle)
         ray_samples, weights_list, ray_samples_list = self.proposal_sampler(ray_bundle, density_fns=self.density_fns)
@@ -117,14 +138,13 @@ class SpinnerfModel(NerfactoModel):
         weights_list.append(weights)
         ray_samples_list.append(ray_samples)
 
-        outputs: dict[str, Any] = {
-            "accumulation": self.renderer_accumulation(weights=weights),
-            "expected_depth": self.renderer_expected_depth(weights=weights, ray_samples=ray_samples),
-        }
+        outputs: dict[str, Any] = {}
         if FieldHeadNames.RGB in field_outputs:
             outputs["rgb"] = self.renderer_rgb(
                 rgb=field_outputs[FieldHeadNames.RGB], weights=stop_geometry(weights, trains_geometry)
             )
+        outputs["accumulation"] = self.renderer_accumulation(weights=weights)
+        outputs["expected_depth"] = self.renderer_expected_depth(weights=weights, ray_samples=ray_samples)
         if self.training:
             outputs["weights_list"] = weights_list
             outputs["ray_samples_list"] = ray_samples_list
@@ -141,6 +161,63 @@ class SpinnerfModel(NerfactoModel):
         outputs.update(self.extra_outputs(ray_bundle, ray_samples, weights, positions))
         return outputs
 
+    # ------------------------------------------------------------------------------------------------- for looking at
+    def display_outputs(self) -> tuple[str, ...]:
+        """Names of outputs that are rendered only where they are asked for: in a viewer, by ns-render."""
+        return () if self._provenance() is None else ("provenance",)
+
+    def display(self, name: str, ray_bundle: RayBundle) -> Tensor:
+        """One of them, a row per ray. `provenance` (R, 1): 1 where the surface that is shown was invented, 0 elsewhere."""
+        provenance = self._provenance()
+        assert name == "provenance" and provenance is not None
+        with self.rendering_only(("accumulation", "expected_depth")):
+            rendered = self._render(ray_bundle)
+        invented = torch.zeros_like(rendered["accumulation"])
+        hits = rendered["accumulation"][:, 0] > LEAST_ACCUMULATION
+        points = ray_bundle.origins[hits] + ray_bundle.directions[hits] * rendered["expected_depth"][hits]
+        invented[hits, 0] = torch.from_numpy(provenance.invented(points.cpu().numpy())).to(invented)
+        return invented
+
+    def _provenance(self) -> Provenance | None:
+        if not self._found_provenance and self.find_provenance is not None:
+            self._found_provenance.append(self.find_provenance())
+        return self._found_provenance[0] if self._found_provenance else None
+
+    @torch.no_grad()
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
+        """A whole photo, (H, W, C) each; the outputs for looking at are rendered when they are taken out.
+
+        A viewer takes only what is chosen in it; for that it is rendered at once, and the others are left black.
+        """
+        bundle = camera.generate_rays(camera_indices=0, keep_shape=True, obb_box=obb_box)
+        outputs = OnDemand(self._shown(bundle))
+        for name in self.display_outputs():
+            outputs.later(name, partial(self._display_for, bundle, name))
+        viewer = getattr(self.viewer_control, "viewer", None)
+        if viewer is not None:
+            panel = viewer.control_panel
+            like = outputs["accumulation"]
+            outputs.settle(
+                {panel.output_render, panel.split_output_render},
+                lambda name: torch.zeros_like(like).expand(*like.shape[:-1], 3 if name.startswith("rgb") else 1),
+            )
+        return outputs
+
+    def _shown(self, bundle: RayBundle) -> dict[str, Tensor]:
+        """Hook: a whole photo's other outputs."""
+        return self.get_outputs_for_camera_ray_bundle(bundle)
+
+    @torch.no_grad()
+    def _display_for(self, bundle: RayBundle, name: str) -> Tensor:
+        was_training = self.training
+        self.eval()
+        try:
+            with self.rendering_only((name,)):
+                return self.get_outputs_for_camera_ray_bundle(bundle)[name]
+        finally:
+            self.train(was_training)
+
+    # ------------------------------------------------------------------------------------------------------ rendering
     def _query_field(self, ray_samples: RaySamples, trains_geometry: Tensor | None = None) -> tuple[dict, Tensor]:
         """The field's outputs and (R, S, 3) positions in the grid's [0, 1].
 

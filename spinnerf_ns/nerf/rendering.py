@@ -13,11 +13,8 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, BoolMask, resize_depth, t_to_z
-from spinnerf_ns.nerf.base_model import SpinnerfModel
+from spinnerf_ns.nerf.base_model import LEAST_ACCUMULATION, SpinnerfModel
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel
-
-LEAST_ACCUMULATION = 0.5
-"""A ray that accumulates less than this hit nothing: its depth is unknown."""
 
 RAYS_ON_CPU = 4096
 """Rays at once on a CPU: more of them are no faster, and want more memory."""

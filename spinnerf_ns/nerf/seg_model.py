@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import nerfacc
 import torch
@@ -19,6 +19,9 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.nerf.base_model import SpinnerfModel, SpinnerfModelConfig
 from spinnerf_ns.nerf.losses import UNKNOWN, objectness_loss
 from spinnerf_ns.nerf.objectness_field import ObjectnessField
+
+DISPLAYED: dict[str, Literal["rest", "object"]] = {"rgb_removed": "rest", "rgb_object": "object"}
+"""Output for looking at -> what it shows."""
 
 
 @dataclass
@@ -60,9 +63,10 @@ class SpinnerfSegModel(SpinnerfModel):
                 "longer offered: train it again, or open it with the version that trained it"
             )
         super().populate_modules()
-        self._carving = False
+        self._shows: Literal["all", "rest", "object"] = "all"
         self._training_steps = 0
         self.objectness_field: ObjectnessField | None = None
+        self._add_viewer_elements()
         if self.config.objectness:
             self.objectness_field = ObjectnessField(
                 num_levels=self.config.objectness_num_levels,
@@ -105,32 +109,66 @@ class SpinnerfSegModel(SpinnerfModel):
             outputs["objectness_logit"] = rendered
         return outputs
 
-    @contextmanager
-    def object_carved_out(self) -> Iterator[None]:
-        """Within this context the object is taken out of the density: what is rendered is what lies behind it.
+    def object_carved_out(self) -> AbstractContextManager[None]:
+        """Within this context the object is taken out of the density: what is rendered is what lies behind it."""
+        return self.showing("rest")
 
-        The proposal networks are carved too, so that samples go to the background's surface, not to the object's.
+    @contextmanager
+    def showing(self, what: Literal["all", "rest", "object"]) -> Iterator[None]:
+        """Within this context density is that of everything, of all but the object, or of the object alone.
+
+        The proposal networks are carved too, so that samples go to the surface that is shown, not to the one before it.
         """
-        plain = self.density_fns
-        self.density_fns = [self._carved(density_fn) for density_fn in plain]
-        self._carving = True
+        plain, before = self.density_fns, self._shows
+        self._shows = what
+        if what != "all" and before == "all":
+            self.density_fns = [self._carved(density_fn) for density_fn in plain]
         try:
             yield
         finally:
-            self.density_fns = plain
-            self._carving = False
+            self.density_fns, self._shows = plain, before
+
+    def display_outputs(self) -> tuple[str, ...]:
+        """`rgb_removed` and `rgb_object` (R, 3): without the object, before anything is filled in, and the object alone; with the
+        base's."""
+        own = () if self.objectness_field is None else ("rgb_removed", "rgb_object")
+        return (*own, *super().display_outputs())
+
+    def display(self, name: str, ray_bundle: RayBundle) -> Tensor:
+        """One of them; `provenance` is that of what stands behind the object."""
+        if name not in DISPLAYED:
+            with self.showing("rest" if self.objectness_field is not None else "all"):
+                return super().display(name, ray_bundle)
+        with self.showing(DISPLAYED[name]), self.rendering_only(("rgb",)):
+            return self._render(ray_bundle)["rgb"]
+
+    def _add_viewer_elements(self) -> None:
+        """What nerfstudio's viewer shows beside its own controls."""
+        from nerfstudio.viewer.viewer_elements import ViewerCheckbox, ViewerSlider
+
+        hint = "Objectness from which on a point is the object's"
+        self.viewer_threshold = ViewerSlider("Objectness threshold", OBJECTNESS_THRESHOLD, 0.01, 0.99, 0.01, hint=hint)
+        self.viewer_object = ViewerCheckbox("Show the object", True)
+        self.viewer_rest = ViewerCheckbox("Show all but the object", True)
+
+    def _shown(self, bundle: RayBundle) -> dict[str, Tensor]:
+        object_too, rest_too = self.viewer_object.value, self.viewer_rest.value
+        if self.objectness_field is None or object_too == rest_too:
+            return super()._shown(bundle)
+        with self.showing("object" if object_too else "rest"):
+            return super()._shown(bundle)
 
     def carve(self, density: Tensor, positions: Tensor) -> Tensor:
-        """Density, without the object within `object_carved_out`."""
-        if not self._carving or self.objectness_field is None:
+        """Density of what is shown (`showing`)."""
+        if self._shows == "all" or self.objectness_field is None:
             return density
         return density * self.kept(self.objectness_field(positions))
 
-    @staticmethod
-    def kept(logits: Tensor) -> Tensor:
-        """1 where a point is kept, 0 where it is the object's; same shape as the logits."""
+    def kept(self, logits: Tensor) -> Tensor:
+        """1 where a point is shown, 0 where it is not; same shape as the logits."""
         # A hard cut: density is exponential, and even one per cent of the object's is opaque.
-        return (torch.sigmoid(logits) < OBJECTNESS_THRESHOLD).to(logits.dtype)
+        is_object = torch.sigmoid(logits) >= self.viewer_threshold.value
+        return (is_object if self._shows == "object" else ~is_object).to(logits.dtype)
 
     def _carved(self, density_fn: Any) -> Any:
         def carved(positions: Tensor, *args: Any, **kwargs: Any) -> Tensor:

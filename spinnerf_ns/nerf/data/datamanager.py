@@ -35,6 +35,9 @@ from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import Workspace
 from spinnerf_ns.stereo.points import points_of
 
+TINT = (1.0, 0.15, 0.1)
+"""The object's colour in a viewer's frusta, RGB; mixed with the photo's."""
+
 Extras = Callable[[Path, tuple[int, int]], dict[str, Tensor]]
 """(photo's file, (H, W)) -> further entries of its data, each (H, W, ...)."""
 
@@ -97,6 +100,22 @@ class AnnotatedDataset(InputDataset):
     def _shape(self, view: View) -> tuple[int, int]:
         """(height, width) of a photo in this dataset."""
         return int(view.height * self.scale_factor), int(view.width * self.scale_factor)
+
+
+class ShownDataset(AnnotatedDataset):
+    """The training photos as a viewer shows them in the cameras' frusta: with the object tinted.
+
+    Nothing else takes its items: pixels for training come from `get_data`.
+    """
+
+    def __getitem__(self, image_idx: int) -> dict:
+        """The photo's data, the object in "image" tinted."""
+        data = self.get_data(image_idx)
+        objects = data.get("object_label", data.get("object_mask"))
+        if objects is not None:
+            mixed = (data["image"] + torch.tensor(TINT)) / 2
+            data["image"] = torch.where(objects == 1, mixed, data["image"])
+        return data
 
 
 class WholeSceneSampler:
@@ -207,7 +226,7 @@ class SpinnerfDataManager(VanillaDataManager):
         if len(kept) < len(names):
             CONSOLE.print(f"{len(names) - len(kept)} object-free photos are left out of training.")
             self.train_dataparser_outputs = subset(self.train_dataparser_outputs, kept)
-        dataset = self._dataset(self.train_dataparser_outputs)
+        dataset = self._dataset(self.train_dataparser_outputs, ShownDataset)
         bounds = scene_bounds(self.capture, self.points)
         dataset.metadata["scene_bounds"] = None if bounds is None else (bounds.center, bounds.radius, bounds.near)
         return dataset
@@ -221,9 +240,9 @@ class SpinnerfDataManager(VanillaDataManager):
             say(f"{self.config.data}: no photo is in the split {self.test_split}; figures are of {split} photos")
         return self._dataset(self.dataparser.get_dataparser_outputs(split=split))
 
-    def _dataset(self, outputs: DataparserOutputs) -> AnnotatedDataset:
+    def _dataset(self, outputs: DataparserOutputs, kind: type[AnnotatedDataset] = AnnotatedDataset) -> AnnotatedDataset:
         scale = self.config.camera_res_scale_factor
-        return AnnotatedDataset(outputs, scale_factor=scale, view_of=self.view_of, extras=self.extras)
+        return kind(outputs, scale_factor=scale, view_of=self.view_of, extras=self.extras)
 
     # ---------------------------------------------------------------------------------------------------- next batch
     def setup_train(self) -> None:

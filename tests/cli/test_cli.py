@@ -11,7 +11,6 @@ import yaml
 
 from spinnerf_ns.cli import COMMANDS, main
 
-
 PIPES = {"capture_output": True, "text": True, "timeout": 200}
 
 

@@ -31,9 +31,8 @@ class ConvertLlff:
 
     def main(self) -> None:
         """Runs the command."""
-        from nerfstudio.utils.rich_utils import CONSOLE
-
+        from spinnerf_ns.hints import command, say
         from spinnerf_ns.scene.llff import convert_llff
 
         output = convert_llff(self.data, self.output, self.factor, self.split, self.num_test, self.link, self.overwrite)
-        CONSOLE.print(f"{output} is written; next: ns-spinnerf segment --data {output}", markup=False, soft_wrap=True)
+        say(f"{output} is written; next: {command('ns-spinnerf', 'segment', data=output)}")

@@ -23,17 +23,14 @@ class Plant:
 
     def main(self) -> None:
         """Runs the command."""
-        from nerfstudio.utils.rich_utils import CONSOLE
-
         from spinnerf_ns.evaluation.truth.planted import plant
+        from spinnerf_ns.hints import command, say
 
         scene = plant(self.data, self.output, self.config)
         box = ",".join(f"{value:g}" for value in scene.prompt_box)
         view = scene.prompt_view.removeprefix("images/")
-        CONSOLE.print(
+        say(
             f"{scene.root}: {len(scene.photos)} photos, {len(scene.object_free)} of them without the object for tests; it "
             f"fills {scene.figures['area']:.1%} of a photo and is seen whole in {scene.figures['seen_by']:.0%}\n"
-            f"next: ns-spinnerf segment --data {scene.root} --view {view} --box {box}",
-            markup=False,
-            soft_wrap=True,
+            f"next: {command('ns-spinnerf', 'segment', data=scene.root, view=view, box=box)}"
         )

@@ -15,7 +15,7 @@ from rich.progress import track
 from spinnerf_ns.conventions import LEAST_DILATION, BoolMask, dilate_mask, disparity_to_z, z_to_disparity
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_depth, load_object_mask, save_depth, save_object_mask
-from spinnerf_ns.hints import say
+from spinnerf_ns.hints import command, say
 from spinnerf_ns.removal.config import BACKGROUND, RIM, ExportConfig
 from spinnerf_ns.removal.inpainters import INPAINTERS
 from spinnerf_ns.removal.inpainters.choice import choose_inpainter
@@ -147,8 +147,7 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
     missing = [path for path in inputs if not path.is_file()]
     if missing:
         raise SpinnerfError(
-            f"{missing[0]}: missing ({len(missing)} files in all); render masks and depth first: "
-            "ns-spinnerf export --load-config CONFIG"
+            f"{missing[0]}: missing ({len(missing)} files in all); render masks and depth first: {workspace.export_command()}"
         )
     parameters = {**asdict(config), "inpainter": inpainter_name, "options": _options(inpainter)}
     parameters["least_dilation"] = LEAST_DILATION
@@ -164,9 +163,10 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
             return workspace.removed
         layers = [load_layers(workspace, view, config, depth_path) for view in views]
         if not any(layer.region.any() for layer in layers):
+            where = {"data": capture.data, "workspace": workspace.root}
+            again = command("ns-spinnerf", "segment", **where, view="PHOTO", points="X,Y", overwrite=True)
             raise SpinnerfError(
-                f"{workspace.masks_3d}: every mask is empty, so there is nothing to remove; point at the object again: "
-                f"ns-spinnerf segment --data {capture.data} --view PHOTO --points X,Y --overwrite"
+                f"{workspace.masks_3d}: every mask is empty, so there is nothing to remove; point at the object again: {again}"
             )
         points = points_of(capture, workspace, make=False) or SparsePoints.none()
         writer = RemovedWriter(capture, stage.folder(workspace.removed), workspace.object_free, points)

@@ -22,6 +22,11 @@ HOLDER = ".holder"
 PATIENCE = 3.0
 """Seconds that a process waits for another: enough for one that is about to end."""
 
+
+class NotWritable(SpinnerfError):
+    """Nothing can be written into a workspace: a read-only capture, a full disk, a file in the folder's place."""
+
+
 _held: dict[tuple[Path, int], tuple[FileLock, int, list[Path]]] = {}
 """(workspace, thread) -> the lock, how many times it was taken, and the folders made for it."""
 
@@ -86,11 +91,11 @@ class WorkspaceLock:
         return f"process {process} on {host}"
 
 
-def cannot_write(folder: Path, error: OSError) -> SpinnerfError:
+def cannot_write(folder: Path, error: OSError) -> NotWritable:
     """What to say where a workspace cannot be written to."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SpinnerfError(f"{folder}: No space left on device; make some, then run the same command again")
-    return SpinnerfError(
+        return NotWritable(f"{folder}: No space left on device; make some, then run the same command again")
+    return NotWritable(
         f"{folder}: nothing can be written there ({error.strerror or error}); name a folder of yours: --workspace FOLDER "
         "(ns-train: --pipeline.datamanager.workspace FOLDER)"
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spinnerf_ns.files import atomic_path
+from spinnerf_ns.scene.lock import NotWritable
 from spinnerf_ns.scene.points import LEAST_POINTS, Observations, SparsePoints, check_frame, read_points, write_ply
 from spinnerf_ns.stereo import sparse
 
@@ -83,7 +84,7 @@ def own_points(capture: Capture, workspace: Workspace) -> SparsePoints:
             for index, view in enumerate(views):
                 stage.record(view.photo, points=int((points.seen.photo == index).sum()))
             return points
-    except OSError as error:
+    except (OSError, NotWritable) as error:
         _say(f"{workspace.points}: the points cannot be kept ({error}); they are made again each time")
         return _made(views)
 

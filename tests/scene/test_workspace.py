@@ -270,6 +270,7 @@ def test_a_kill_at_any_rename(scene, tmp_path, monkeypatch, exists):
     shutil.copytree(template, scene)
     workspace = Workspace.open(scene)
     total = count_renames(monkeypatch, lambda: run(scene, overwrite=True))
+    expected = results(workspace)
     assert total > 1 + len(PHOTOS) + 3  # the key, the photos, and the moves at the end
     for number in range(total):
         shutil.rmtree(scene)
@@ -278,10 +279,47 @@ def test_a_kill_at_any_rename(scene, tmp_path, monkeypatch, exists):
         entry = workspace.read_manifest()["stages"].get("segment", {})
         if entry.get("parameters") == {"tracker": "flow"}:
             assert_complete(workspace)
-        photos_done = max(0, number - 1)  # the first rename is the key's
-        assert run(scene, overwrite=True) == PHOTOS[photos_done:], number
+        run(scene, overwrite=True)
+        assert results(workspace) == expected, number
         assert_complete(workspace)
         assert run(scene) == [] and hidden(workspace) == []
+
+
+def test_a_kill_costs_no_photo_that_was_done(scene):
+    for number, photo in enumerate(PHOTOS):
+        killed(run, scene, True, lambda now, last=photo: die() if now == last else None)
+        assert run(scene, overwrite=True) == PHOTOS[number:]
+        shutil.rmtree(scene / "spinnerf")
+
+
+def test_a_kill_at_any_rename_of_a_repair(scene, tmp_path, monkeypatch):
+    """Where a photo was painted, one was lost and one emptied: the same in the end as without the kill."""
+    run(scene)
+    folder = Workspace.open(scene).masks_2d
+    save_object_mask(folder / "cam/a.png", np.ones((4, 4), dtype=bool))
+    (folder / "cam/b.png").write_bytes(b"")
+    Workspace.open(scene).prompts_path.unlink()
+    template = tmp_path / "template"
+    scene.rename(template)
+    shutil.copytree(template, scene)
+    workspace = Workspace.open(scene)
+    total = count_renames(monkeypatch, lambda: run(scene))
+    expected = results(workspace)
+    for number in range(total):
+        shutil.rmtree(scene)
+        shutil.copytree(template, scene)
+        killed(killed_at_a_rename, scene, number, run, scene)
+        run(scene)
+        assert results(workspace) == expected, number
+        assert run(scene) == [] and hidden(workspace) == []
+
+
+def results(workspace: Workspace) -> tuple[dict, dict]:
+    """All files but the manifest, and what it says of them; not when they were written."""
+    files = {path: path.read_bytes() for path in workspace.root.rglob("*") if path.is_file() and path != workspace.manifest_path}
+    stage = workspace.read_manifest()["stages"]["segment"]
+    outputs = {name: {file: record[0] for file, record in content.items()} for name, content in stage["outputs"].items()}
+    return files, {**stage, "outputs": outputs}
 
 
 def assert_complete(workspace: Workspace) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.hints import command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ def load_scene(root: Path) -> TruthScene:
             return load(root)
     raise SpinnerfError(
         f"{root}: no {TWIN_FILE} or {PLANTED_FILE}, expected a scene with known truth; make one: "
-        f"ns-spinnerf plant --data CAPTURE --output {root}"
+        f"{command('ns-spinnerf', 'plant', data='CAPTURE', output=root)}"
     )
 
 

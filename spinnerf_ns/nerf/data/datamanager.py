@@ -427,14 +427,17 @@ class SpinnerfSegDataManager(SpinnerfDataManager):
         known = self.labels != UNKNOWN
         if not known.any():
             raise SpinnerfError(
-                f"{self.masks_folder}: no training photo has an object mask there; make them with: "
-                f"ns-spinnerf segment --data {self.config.data} --view PHOTO --points X,Y"
+                f"{self.masks_folder}: no training photo has an object mask there; make them with: {self._segment_command()}"
             )
         if not (self.labels == 1).any():
             raise SpinnerfError(
                 f"{self.masks_folder}: the object masks of all training photos are empty; point at the object again: "
-                f"ns-spinnerf segment --data {self.config.data} --view PHOTO --points X,Y --overwrite"
+                f"{self._segment_command(overwrite=True)}"
             )
+
+    def _segment_command(self, overwrite: bool = False) -> str:
+        where = {"data": self.config.data, "workspace": self.config.workspace}
+        return command("ns-spinnerf", "segment", **where, view="PHOTO", points="X,Y", overwrite=overwrite)
 
     def add_to_pool(self, data: dict) -> None:
         """Enters a photo's labels."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
@@ -133,7 +134,7 @@ class SpinnerfDataManagerConfig(VanillaDataManagerConfig):
     """A data manager that knows the capture's workspace."""
 
     _target: type = field(default_factory=lambda: SpinnerfDataManager)
-    dataparser: Any = field(default_factory=NerfstudioDataParserConfig)
+    dataparser: AnnotatedDataParserUnion = field(default_factory=NerfstudioDataParserConfig)
     """Specifies the dataparser used to unpack the data."""
     train_num_rays_per_batch: int = 4096
     """Rays over the photos' usable pixels per step."""

@@ -28,14 +28,11 @@ LEAST_PHOTOS = 3
 FEW_PHOTOS = 10
 """Below this, depth is uncertain, and little of what stands behind an object is seen."""
 
-SAME_PLACE = 1e-6
-"""Cameras stand at one place where they differ by less than this part of their distance from the origin."""
-
 OUTLIER = 100.0
 """A camera this many times the median distance from the middle of all is a mistake."""
 
 SAME_POSE = 1e-6
-"""Largest difference between two poses that are one, as a part of the spread."""
+"""Largest difference between two poses that are one, as a part of the typical distance."""
 
 WORKSPACE_BYTES = 24
 """Bytes per pixel and photo that all stages write: masks, three depths in float32, clean photos."""
@@ -117,7 +114,8 @@ def check_capture(data: Path, workspace: Path | None = None, skip_missing: bool 
         why = ", ".join(f"{name} ({reason})" for name, reason in list(left_out.items())[:3])
         check.add("warning", "photos", f"{len(left_out)} are left out: {why}{', ...' if len(left_out) > 3 else ''}")
     for look in (_photos, _lens, _poses, _points, _masks, _space):
-        look(check, check.capture, place)
+        if not (look is _points and check.of("error")):  # which reads photos, and broken ones are among them
+            look(check, check.capture, place)
     if check.unusable and not check.of("error"):
         place.set_skipped(left_out)
     return check
@@ -146,6 +144,14 @@ def checked_capture(data: Path, workspace: Path | None, skip_missing: bool, say:
             say(f"Note: {finding.line()}")
     assert check.capture is not None
     return check.capture
+
+
+def require_depth(capture: Capture) -> None:
+    """Raises SpinnerfError for a capture whose cameras show no depth: too few, or all at one place. Reads no photo."""
+    found = [*count_findings(capture), *pose_findings(capture)]
+    first = next((finding for finding in found if finding.level == "error"), None)
+    if first is not None:
+        raise SpinnerfError(f"{capture.data}: {first.line()}")
 
 
 def _description(data: Path, kind: str) -> str:
@@ -215,20 +221,24 @@ def _photos(check: Check, capture: Capture, workspace: Workspace) -> None:
         check.add("ok", "resolution", f"{folder.name}/ is used, at {views[0].width}x{views[0].height} of {size[0]}x{size[1]}")
     elif max(sizes[-1]) > 2000:
         check.add("warning", "resolution", f"{sizes[-1][0]}x{sizes[-1][1]} is used; copies of half the size in images_2/ would be")
-    if len(views) < LEAST_PHOTOS:
-        check.add(
-            "error", "photos", f"{len(views)} is too few: depth shows only between photos from different places, at least "
-            f"{LEAST_PHOTOS} are needed, and 20 are a good start; take more photos and pose them together",
-            command("ns-process-data", "images", data=folder, output_dir=_posed(check.data)),
-        )  # fmt: skip
-    elif len(views) < FEW_PHOTOS:
-        check.add("warning", "photos", f"only {len(views)}: depth will be uncertain, and much behind the object invented")
+    check.findings += count_findings(capture)
     turned = [view.photo for view in views if photo_orientation(view.path) != 1]
     if turned:
         check.add(
             "warning", "orientation", f"{len(turned)} photos have a tag that turns them in viewers ({turned[0]}); poses are of "
             "the stored pixels, which are used as they are; places in photos are given as a viewer shows them",
         )  # fmt: skip
+
+
+def count_findings(capture: Capture) -> Iterator[Finding]:
+    """Whether there are enough photos."""
+    count = len(capture.views)
+    if count < LEAST_PHOTOS:
+        text = f"{count} {'is' if count == 1 else 'are'} too few: depth shows only between photos from different places"
+        make = command("ns-process-data", "images", data=capture.views[0].path.parent, output_dir=_posed(capture.data))
+        yield Finding("error", "photos", f"{text}, 20 are a good start; add photos and pose them together", make)
+    elif count < FEW_PHOTOS:
+        yield Finding("warning", "photos", f"only {count}: depth will be uncertain, and much behind the object invented")
 
 
 # ------------------------------------------------------------------------------------------------------- lenses and poses
@@ -261,19 +271,15 @@ def pose_findings(capture: Capture) -> Iterator[Finding]:
     views, poses = capture.views, np.stack([view.c2w for view in capture.views])
     middle = np.median(poses[:, :, 3], axis=0)
     distances = np.linalg.norm(poses[:, :, 3] - middle, axis=1)
-    offset, spread = float(np.abs(middle).max()), float(distances.max())
+    spread = float(distances.max())
     again = command("ns-process-data", "images", data=views[0].path.parent, output_dir=_posed(capture.data))
-    if len(views) > 1 and spread <= SAME_PLACE * max(offset, 1e-12):
-        text = "all cameras stand at one place, so nothing has a depth; take photos from different places and pose them"
-        yield Finding("error", "poses", text, again)
-        return
     typical = float(np.median(distances[distances > 0])) if (distances > 0).any() else 1.0
     far = np.flatnonzero(distances > OUTLIER * typical)
     if len(far) and len(far) < len(views) / 2:
         names = ", ".join(views[index].photo for index in far[:3])
         where = f"{distances[far[0]]:.3g} from the rest, which lie within {typical:.3g}"
         yield Finding("error", "poses", f"{names}: {where}; remove the frame, or pose the photos again", again)
-    rounded = np.round(poses.reshape(len(poses), -1) / max(SAME_POSE * max(spread, 1e-12), 1e-9))
+    rounded = np.round(poses.reshape(len(poses), -1) / (SAME_POSE * max(typical, 1e-3)))
     _, first, counts = np.unique(rounded, axis=0, return_index=True, return_counts=True)
     if (counts > 1).any():
         pair = np.flatnonzero((rounded == rounded[first[counts > 1][0]]).all(axis=1))

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.scene.source import SPLITS, read_transforms, without_poses
+from spinnerf_ns.scene.source import PHOTO_SUFFIXES, SPLITS, read_transforms, without_poses
 from spinnerf_ns.scene.transforms import (
     MOST_PIXELS,
     Mended,
     blender_transforms,
     colmap_transforms,
+    downscaled_factor,
     find_photo,
+    from_elsewhere,
     llff_transforms,
     mended,
 )
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 
 COLMAP_FOLDERS = ("colmap/sparse", "sparse", "colmap", "")
-"""Where COLMAP's models are looked for: in these folders, and in those directly in them."""
+"""Where COLMAP's models are looked for: in these folders, in those directly in them, and (hloc) in */models/*."""
 
 REGISTERED = {
     "sdfstudio-data": "meta_data.json",
@@ -128,6 +130,12 @@ def read_frames(data: Path) -> tuple[dict[str, Any], Path]:
     raise SpinnerfError(f"{data}: is read by nerfstudio's {kind}, where no photo can be left out")
 
 
+def colmap_factor(data: Path, images: Path) -> int:
+    """N of the images_N that photos above nerfstudio's limit are taken from, 1 where there is none: nobody is asked."""
+    photos = sorted(path for path in (data / images).rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+    return downscaled_factor(data, photos) if photos else 1
+
+
 def mended_source(data: Path, skipped: Collection[str] = (), downscale: int | None = None) -> Mended:
     """A capture in one form, with the reasons why a stock parser does not read it.
 
@@ -156,7 +164,7 @@ def absent_photos(data: Path) -> dict[str, str]:
     """Photos that have a pose but no file, as the capture's files name them -> "absent"."""
     meta, where = read_frames(data)
     folder = where.parent if where.suffix else where
-    found = {frame["file_path"]: find_photo(folder / frame["file_path"]) for frame in meta["frames"]}
+    found = {frame["file_path"]: from_elsewhere(folder, find_photo(folder / frame["file_path"])) for frame in meta["frames"]}
     smaller = [child for child in folder.glob("images_*") if child.is_dir()]
     kept = (name for name, path in found.items() if path.is_file() or any((child / path.name).is_file() for child in smaller))
     return {name: "absent" for name in found.keys() - set(kept)}
@@ -179,7 +187,7 @@ def colmap_models(data: Path) -> dict[Path, int]:
     found: dict[Path, int] = {}
     for name in COLMAP_FOLDERS:
         parent = data / name
-        inside = sorted(child for child in parent.iterdir() if child.is_dir()) if name and parent.is_dir() else []
+        inside = [*sorted(parent.glob("*/")), *sorted(parent.glob("*/models/*/"))] if name and parent.is_dir() else []
         for folder in (*inside, parent):
             count = _posed_photos(folder)
             if count is not None:

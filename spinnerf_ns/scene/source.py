@@ -22,6 +22,12 @@ MEASURED_POINTS = "measured_points"
 """Key of an object-free capture's transforms.json: how many points of its .ply, the first ones, were measured in photos. The
 others were made from completed depth: a start for splats, but nothing to train a field's depth on."""
 
+PADDED = "poses_padded"
+"""Set in what `read_transforms` returns where it added the fourth row of poses."""
+
+SAME_PLACE = 1e-9
+"""Cameras stand at one place where they differ by less than this part of their distance from the origin."""
+
 LENSES = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
 """Camera models that can be trained on."""
 
@@ -61,7 +67,7 @@ def read_transforms(path: Path) -> dict[str, Any]:
         SpinnerfError: it is missing, damaged, or has no frames with poses.
     """
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SpinnerfError(f"{path}: cannot be read ({error.strerror}); --data wants a posed capture") from error
     except ValueError as error:
@@ -81,6 +87,9 @@ def read_transforms(path: Path) -> dict[str, Any]:
             matrix = np.array(frame.get("transform_matrix"), dtype=np.float64)
         except (TypeError, ValueError):
             matrix = np.zeros(0)
+        if matrix.shape == (3, 4):
+            matrix = np.concatenate([matrix, [[0.0, 0.0, 0.0, 1.0]]])
+            frame["transform_matrix"], meta[PADDED] = matrix.tolist(), True
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
             raise SpinnerfError(
                 f"{path}: {name} has no `transform_matrix` of 4x4 finite numbers; remove or pose it: ns-process-data"
@@ -130,6 +139,19 @@ def check_lens(model: str, where: Path) -> None:
         pose = command("ns-process-data", "images", data=photos, output_dir=output)
         advice = f"undistort the photos to PINHOLE or OPENCV_FISHEYE with what made them, or pose them again: {pose}"
     raise SpinnerfError(f"{where}: camera_model {model}; {', '.join(LENSES)} are supported; {advice}")
+
+
+def check_places(positions: npt.NDArray[np.float64], where: Path) -> None:
+    """Raises SpinnerfError where (N, 3) cameras are one, or stand at one place: nothing then has a depth, nor a scale."""
+    folder = _capture_of(where)
+    photos = folder / "images" if (folder / "images").is_dir() else folder
+    again = command("ns-process-data", "images", data=photos, output_dir=folder.with_name(f"{folder.resolve().name}-posed"))
+    if len(positions) == 1:
+        text = "1 is too few photos: depth shows only between photos from different places, 20 are a good start; add photos"
+        raise SpinnerfError(f"{where}: {text} and pose them together: {again}")
+    if np.ptp(positions, axis=0).max() <= SAME_PLACE * np.abs(positions).max():
+        text = "all cameras stand at one place, so nothing has a depth; take photos from different places and pose them"
+        raise SpinnerfError(f"{where}: {text}: {again}")
 
 
 def check_intrinsics(intrinsics: Sequence[float], size: tuple[int, int], what: str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from spinnerf_ns.decoding import photo_size
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.scene.source import PHOTO_SUFFIXES, SPLITS, check_lens, check_photos_exist, read_transforms
+from spinnerf_ns.scene.source import PADDED, PHOTO_SUFFIXES, SPLITS, check_lens, check_photos_exist, check_places, read_transforms
 
 MOST_PIXELS = 1600
 """Longer side above which a downscaled folder is used where there is one: nerfstudio's limit."""
@@ -80,9 +80,16 @@ def mended(
         raise SpinnerfError(f"{where}: all {len(meta['frames'])} photos are left out, so nothing is left; put some back")
     if len(frames) < len(meta["frames"]):
         result.reasons.append(f"{len(meta['frames']) - len(frames)} photos are left out")
+    check_places(np.array([np.array(frame["transform_matrix"], dtype=np.float64)[:3, 3] for frame in frames]), where)
     full = _find_all(folder, frames, where, result)
-    factor = (_factor(folder, full) if downscale is None else downscale) if smaller else 1
+    factor = (downscaled_factor(folder, full) if downscale is None else downscale) if smaller else 1
     used = full if factor <= 1 else _downscaled(folder, full, factor, result)
+    for key in ("mask_path", "depth_file_path"):
+        count = sum(bool(frame.get(key)) for frame in frames)
+        if 0 < count < len(frames):
+            result.reasons.append(f"only {count} frames have {key}")
+    if meta.get(PADDED):
+        result.reasons.append("poses have three rows")
     names = {}
     entries = []
     for frame, path, original in zip(frames, used, full, strict=True):
@@ -101,6 +108,9 @@ def mended(
         names[Path(frame["file_path"]).as_posix()] = str(path)
         entries.append(entry)
     result.meta = {key: meta[key] for key in CAPTURE_WIDE if key in meta}
+    if len(result.meta.get("applied_transform", ())) == 4:
+        result.meta["applied_transform"] = result.meta["applied_transform"][:3]
+        result.reasons.append("applied_transform has four rows")
     result.meta["camera_model"] = _model(meta, frames, where, result)
     if meta.get("ply_file_path"):
         result.meta["ply_file_path"] = str(folder / meta["ply_file_path"])
@@ -123,6 +133,8 @@ def find_photo(path: Path) -> Path:
     """The file that a name means: itself, or the one beside it with another suffix of a photo; itself where there is none."""
     if path.is_file():
         return path
+    if "\\" in path.name:  # written on Windows
+        return find_photo(path.parent / path.name.replace("\\", "/"))
     for start in (path, path.with_suffix("")):
         for suffix in (*PHOTO_SUFFIXES, *(suffix.upper() for suffix in PHOTO_SUFFIXES)):
             if (other := start.with_name(start.name + suffix)).is_file():
@@ -132,7 +144,7 @@ def find_photo(path: Path) -> Path:
 
 def _find_all(folder: Path, frames: Sequence[dict[str, Any]], where: Path, result: Mended) -> list[Path]:
     named = [folder / Path(frame["file_path"]) for frame in frames]
-    found = [find_photo(path) for path in named]
+    found = [from_elsewhere(folder, find_photo(path)) for path in named]
     in_smaller = {}
     for index, path in enumerate(found):
         if not path.is_file():  # only the downscaled copy was kept
@@ -142,14 +154,22 @@ def _find_all(folder: Path, frames: Sequence[dict[str, Any]], where: Path, resul
     check_photos_exist([in_smaller.get(index, path) for index, path in enumerate(found)], where)
     other = sum(a != b for a, b in zip(named, found, strict=True))
     if other:
-        result.reasons.append(f"{other} photos have another suffix than their names")
+        result.reasons.append(f"{other} photos are found under another name (suffix or folder) than stated")
     if len(set(found)) < len(found):
         twice = next(path for path in found if found.count(path) > 1)
         raise SpinnerfError(f"{where}: several frames mean {twice}; keep the one with the right pose")
     return found
 
 
-def _factor(folder: Path, paths: Sequence[Path]) -> int:
+def from_elsewhere(folder: Path, path: Path) -> Path:
+    """The photo below this folder that an absolute path of another machine, or of before a move, ends with."""
+    if path.is_file() or not path.is_absolute():
+        return path
+    tails = (folder.joinpath(*path.parts[-count:]) for count in (3, 2, 1))
+    return next((found for tail in tails if (found := find_photo(tail)).is_file()), path)
+
+
+def downscaled_factor(folder: Path, paths: Sequence[Path]) -> int:
     """N of the images_N that nerfstudio's parser would take."""
     if not paths[0].is_file():
         kept = sorted(int(copy.name[7:]) for copy in folder.glob("images_*") if (copy / paths[0].name).is_file())

@@ -14,6 +14,7 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
@@ -30,7 +31,8 @@ from spinnerf_ns.hints import say
 from spinnerf_ns.nerf.data.pixel_samplers import PixelPool, RayLayout, sample_usable
 from spinnerf_ns.nerf.losses import UNKNOWN
 from spinnerf_ns.scene.capture import Capture, capture_from_dataparser
-from spinnerf_ns.scene.find import find_dataparser
+from spinnerf_ns.scene.check import require_depth
+from spinnerf_ns.scene.find import colmap_factor, find_dataparser
 from spinnerf_ns.scene.points import SparsePoints, visible_depths
 from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import Workspace
@@ -167,6 +169,8 @@ class SpinnerfDataManager(VanillaDataManager):
         A run's config.yml is written before this and keeps the registered one, so that it loads everywhere.
         """
         data = config.data if config.data is not None else config.dataparser.data
+        if isinstance(config.dataparser, ColmapDataParserConfig) and config.dataparser.downscale_factor is None:
+            config.dataparser.downscale_factor = colmap_factor(Path(data), config.dataparser.images_path)
         if type(config.dataparser) is not NerfstudioDataParserConfig or data == Path():
             return
         data = Path(data)
@@ -216,6 +220,7 @@ class SpinnerfDataManager(VanillaDataManager):
         """The train split, without object-free photos; with the scene's bounds for the model."""
         from spinnerf_ns.scene.bounds import scene_bounds
 
+        require_depth(self.capture)
         object_free = set(self.workspace.object_free)
         names = self.train_dataparser_outputs.image_filenames
         kept = [i for i, path in enumerate(names) if self.view_of(path).photo not in object_free]

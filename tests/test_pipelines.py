@@ -366,7 +366,8 @@ def slow(self, *args, **kwargs):
 OpenCVInpainter.inpaint = slow
 from spinnerf_ns.pipelines import export_run
 from spinnerf_ns.removal.config import ExportConfig
-export_run(Path(sys.argv[1]), ExportConfig(inpainter="opencv", fill_from_views=False, by_surface=False, overwrite=True))
+settings = {"inpainter": "opencv", "fill_from_views": False, "by_surface": False, "carry": False}
+export_run(Path(sys.argv[1]), ExportConfig(**settings, overwrite=True))
 """
 
 
@@ -401,7 +402,8 @@ def test_export_killed_midway_leaves_nothing_finished_and_resumes(scene, seg_run
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OpenCVInpainter, "inpaint", counted)
-        export_run(seg_run, ExportConfig(inpainter="opencv", fill_from_views=False, by_surface=False, overwrite=True))
+        settings = {"inpainter": "opencv", "fill_from_views": False, "by_surface": False, "carry": False}
+        export_run(seg_run, ExportConfig(**settings, overwrite=True))
     assert 0 < len(resumed) <= len(scene.train_photos) - 2  # two photos at least were done
     for view in load_capture(workspace.removed).views:
         assert read_image(view.path).shape == (48, 64, 3)

@@ -95,6 +95,12 @@ def read_transforms(path: Path) -> dict[str, Any]:
                 f"{path}: {name} has no `transform_matrix` of 4x4 finite numbers; remove or pose it: ns-process-data"
             )
         check_rotation(matrix[:3, :3], f"{path}: {name}")
+    unmasked = [frame["file_path"] for frame in frames if not frame.get("mask_path")]
+    if 0 < len(unmasked) < len(frames):
+        raise SpinnerfError(
+            f"{path}: {len(unmasked)} of {len(frames)} frames have no `mask_path` ({unmasked[0]} first), the others have one; "
+            "give every frame one (white = use), or take it from all"
+        )
     return meta
 
 

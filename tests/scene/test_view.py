@@ -133,6 +133,11 @@ def test_masks_that_cannot_be_used_are_named_early(tmp_path) -> None:
     (root / "masks/p00.png").unlink()
     with pytest.raises(SpinnerfError, match="masks/p00.png: the mask of p00.png is missing"):
         load_capture(root)
+    meta = read_meta(root)
+    del meta["frames"][2]["mask_path"]
+    write_transforms(root, meta)
+    with pytest.raises(SpinnerfError, match=r"1 of 4 frames have no `mask_path` \(images/p02.png first\).*white = use"):
+        load_capture(root)
 
 
 # --------------------------------------------------------------------------------------------------- a camera one pixel smaller

@@ -22,7 +22,7 @@ import tyro
 
 from spinnerf_ns.files import load_object_mask, save_object_mask
 from spinnerf_ns.scene.cameras import project
-from spinnerf_ns.scene.capture import Capture, load_capture
+from spinnerf_ns.scene.capture import load_capture
 from spinnerf_ns.scene.points import SparsePoints, check_frame, read_points
 from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import Workspace
@@ -59,7 +59,8 @@ class PointsBenchmark:
                 within = _depth_within(scene, views, points) if self.width is None else None
                 shares = " | | |" if within is None else f" {within[0]:.3f} | {within[1]:.3f} |"
                 number = max(1, len(points.positions))
-                print(f"| {scene.name} | {count} | {number} | {len(points.seen.point) / number:.1f} | {seconds:.1f} |{shares}", flush=True)
+                row = f"| {scene.name} | {count} | {number} | {len(points.seen.point) / count:.0f} | {seconds:.1f} |{shares}"
+                print(row, flush=True)
 
 
 def _spread(views: list[View], count: int) -> list[View]:
@@ -157,13 +158,16 @@ class MasksBenchmark:
     seeds: tuple[int, ...] = (0,)
     steps: int = 0
     """Steps of the segmentation field; 0: the -lite method's."""
+    downscale: int = 2
+    """Masks are rendered at 1/N of the photos' resolution."""
     work: Path = Path("outputs/geometry")
     """Captures and runs are kept here."""
     keep_rendered: bool = False
     """Whether objectness and depth of each photo are kept, as <work>/<run>.npz."""
 
     def run(self) -> None:
-        print("| scene | points | broken | seed | tracked | refined | worst photo | tracked kept |\n|---|---|---|---|---|---|---|---|")
+        print("| scene | points | broken | seed | tracked | refined | field alone | worst photo | masks taken of |")
+        print("|---|---|---|---|---|---|---|---|---|")
         for scene in self.scenes:
             for points in self.points:
                 for broken in self.broken:
@@ -172,6 +176,9 @@ class MasksBenchmark:
 
     def _row(self, scene: Path, points: str, broken: str, seed: int) -> str:
         from spinnerf_ns.evaluation.baselines import load_pipeline, with_steps
+        from spinnerf_ns.nerf.mask_choice import MaskChoice
+        from spinnerf_ns.nerf.refinement import agreement, refined
+        from spinnerf_ns.nerf.rendering import render_objectness
         from spinnerf_ns.runs import apply, method_config, train
 
         root = self._prepared(scene, points)
@@ -189,7 +196,6 @@ class MasksBenchmark:
         }  # fmt: skip
         run = train(apply(config, settings), root, self.work / "runs", name, {"name": name})
         pipeline = load_pipeline(run.config_path)
-        refined = refined_masks(pipeline)
         manager = pipeline.datamanager
         capture, truth = manager.capture, {}
         for view in capture.views:
@@ -198,15 +204,23 @@ class MasksBenchmark:
                 truth[view.photo] = load_object_mask(file)
         if self.keep_rendered:
             _keep(self.work / f"{name}.npz", pipeline, truth)
-        tracked = {photo: _label(manager, capture, photo) for photo in truth}
-        before = {photo: iou(tracked[photo], truth[photo]) for photo in truth}
-        after = {photo: iou(refined[photo].object_mask, truth[photo]) for photo in truth}
+        before, after, alone, taken = {}, {}, {}, {"field": 0, "tracked": 0, "others": 0}
+        choice = MaskChoice(pipeline.model, manager)
+        choice.say_check()
+        for photo, true in truth.items():
+            view = capture.view(photo)
+            label = manager.read_label(view)
+            objectness = render_objectness(pipeline.model, capture.cameras([view]), self.downscale)
+            chosen = choice.choose(view, objectness, label)
+            taken[chosen.source] += 1
+            before[photo] = agreement(np.zeros_like(true) if label is None else label == 1, true)
+            after[photo] = agreement(chosen.object_mask, true)
+            alone[photo] = agreement(refined(objectness, np.full(true.shape, 2, np.uint8) if label is None else label), true)
+        choice.say_photos()
         worst = min(truth, key=lambda photo: after[photo] - before[photo])
-        kept = sum(refined[photo].source == "tracked" for photo in truth)
-        return (
-            f"| {scene.name} | {points} | {broken} | {seed} | {np.mean(list(before.values())):.4f} | "
-            f"{np.mean(list(after.values())):.4f} | {before[worst]:.3f} -> {after[worst]:.3f} | {kept} of {len(truth)} |"
-        )
+        means = " | ".join(f"{np.mean(list(each.values())):.4f}" for each in (before, after, alone))
+        counts = ", ".join(f"{name} {count}" for name, count in taken.items() if count)
+        return f"| {scene.name} | {points} | {broken} | {seed} | {means} | {before[worst]:.3f} -> {after[worst]:.3f} | {counts} |"
 
     def _prepared(self, scene: Path, points: str) -> Path:
         """A copy of the capture with tracked masks; the same masks for every kind of points."""
@@ -262,18 +276,6 @@ def break_mask(object_mask: np.ndarray, how: str) -> np.ndarray:
     height, width = (np.ptp(rows) + 1) // 2, (np.ptp(columns) + 1) // 2
     other[:height, :width] = True
     return other
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two masks; 1 for two empty ones."""
-    union = (a | b).sum()
-    return float((a & b).sum() / union) if union else 1.0
-
-
-def _label(manager, capture: Capture, photo: str) -> np.ndarray:
-    label = manager.read_label(capture.view(photo))
-    view = capture.view(photo)
-    return np.zeros((view.height, view.width), bool) if label is None else label == 1
 
 
 def _keep(path: Path, pipeline, truth: dict[str, np.ndarray]) -> None:

@@ -28,6 +28,7 @@ from spinnerf_ns.nerf.data.datamanager import SpinnerfSegDataManager, SpinnerfSe
 from spinnerf_ns.nerf.data.inpaint_data import SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.nerf.display import Provenance
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel, SpinnerfInpaintModelConfig
+from spinnerf_ns.nerf.refinement import SURE
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
 from spinnerf_ns.removal.config import BACKGROUND, ExportConfig
 from spinnerf_ns.runs import data_of, load_run, read_config, restore
@@ -137,27 +138,6 @@ def _some(what: str, keys: list[str]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ segmentation
-SURE = 0.8
-"""Objectness above this, or below 1 minus this, overrules a tracked mask."""
-
-
-def refined(objectness: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """A photo's mask after a mask round, and in the export.
-
-    Where the field is sure, it overrules the tracked mask. At the outline it is not, being blurred by its grid: there the
-    tracked mask, which followed the photo's edges, stays. Taking the field's own outline would wear the object away.
-
-    Args:
-        objectness: (H, W) rendered, in [0, 1].
-        label: (H, W) uint8, 1 object, 0 not, other values unknown.
-
-    Returns:
-        (H, W) bool.
-    """
-    tracked = np.where(label <= 1, label == 1, objectness > OBJECTNESS_THRESHOLD)
-    return np.where(np.abs(objectness - 0.5) > SURE - 0.5, objectness > OBJECTNESS_THRESHOLD, tracked)
-
-
 @dataclass
 class SpinnerfSegPipelineConfig(VanillaPipelineConfig):
     """The segmentation stage."""
@@ -227,18 +207,25 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         return callbacks
 
     def refine_masks(self) -> None:
-        """Renders every training photo's mask and, where the field is sure (`refined`), trains on it from now on.
+        """Renders every training photo's mask and, where it is the better one (`refinement.choose`), trains on it from now on.
 
         A photo whose rendered mask is empty keeps the mask it had: an early field may have lost the object there.
         """
+        from spinnerf_ns.nerf.mask_choice import MaskChoice
         from spinnerf_ns.nerf.rendering import render_objectness
 
         manager = self.datamanager
+        choice = MaskChoice(self.model, manager)
         cameras = manager.train_dataset.cameras
         for index in track(range(len(cameras)), "Refining masks", transient=True):
             objectness = render_objectness(self.model, cameras[index : index + 1], self.config.mask_round_downscale)
-            if (objectness > OBJECTNESS_THRESHOLD).any():
-                manager.set_object_mask(index, torch.from_numpy(refined(objectness, manager.object_label(index).numpy())))
+            if not (objectness > OBJECTNESS_THRESHOLD).any():
+                continue
+            label = manager.object_label(index).numpy()
+            view = manager.view_of(manager.train_dataset.image_filenames[index])
+            chosen = choice.choose(view, objectness, None if (label > 1).all() else label)
+            if chosen.source != "tracked":
+                manager.set_object_mask(index, torch.from_numpy(chosen.object_mask))
         self.refined_labels = manager.packed_labels().to(self.device)
 
     def _export_at_end(self, attributes: TrainingCallbackAttributes, step: int) -> None:
@@ -271,19 +258,29 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
             The folder of the object-free capture.
         """
         from spinnerf_ns.nerf.background_field import background_steps
+        from spinnerf_ns.nerf.mask_choice import MaskChoice
         from spinnerf_ns.nerf.rendering import render_objectness_and_depth
         from spinnerf_ns.removal.export import background_stage, export_removed, render_stage
 
         manager, capture, workspace = self.datamanager, self.datamanager.capture, self.datamanager.workspace
         parameters = {"threshold": OBJECTNESS_THRESHOLD, "sure": SURE if config.keep_outline else OBJECTNESS_THRESHOLD}
+        choice: list[MaskChoice] = []  # made for the first photo: there may be nothing to do
 
         def render(view: View) -> tuple:
             objectness, z = render_objectness_and_depth(self.model, capture.cameras([view]), capture.world_scale, config.downscale)
-            label = manager.read_label(view) if config.keep_outline else None
-            return objectness > OBJECTNESS_THRESHOLD if label is None else refined(objectness, label), z
+            label = manager.read_label(view)
+            if not config.keep_outline:
+                return objectness > OBJECTNESS_THRESHOLD, z, {"mask": "field"}
+            if not choice:
+                choice.append(MaskChoice(self.model, manager))
+                choice[0].say_check()
+            chosen, depth = choice[0].choose(view, objectness, label), choice[0].depth_agreement(view, z)
+            return chosen.object_mask, z, {**chosen.record(), "depth_at_points": round(depth, 4) if depth == depth else None}
 
         masks = [manager.mask_file(view) for view in capture.views] if config.keep_outline else []
         render_stage(capture, workspace, render, config, [checkpoint, *(path for path in masks if path is not None)], parameters)
+        if choice:
+            choice[0].say_photos()
         steps = background_steps(config.background_steps, int(checkpoint.stem.removeprefix("step-")) + 1)
         if steps > 0:
             background_stage(capture, workspace, partial(self._fit_background, config, steps), config, {"steps": steps})

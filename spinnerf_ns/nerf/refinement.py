@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,31 @@ CALIBRATED = 20
 
 PARTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Parts of the photos that must see a cell inside their masks: the one that explains most photos' masks best is taken."""
+
+
+DEPTH_TOLERANCE = 0.05
+"""Relative error of rendered depth at a sparse point up to which the field knows it."""
+
+LEAST_DEPTHS = 20
+"""Fewer points of a photo say nothing of its depth."""
+
+LEAST_DEPTH = 0.5
+"""Share of points that the field must know to have learnt the scene; trained ones know over nine tenths."""
+
+LEAST_EXPLAINED = 0.6
+"""IoU from which a rendered mask is the tracked one, blurred by the grid."""
+
+LEAST_SUPPORT = 0.5
+"""IoU with what the other photos' masks say, under which a mask is of something else."""
+
+LEAST_CONSENSUS = 0.7
+"""Median IoU of the tracked masks with what the others say, from which that means something."""
+
+LEAST_AGREEMENT = 0.9
+"""Without others to ask, IoU with the tracked mask from which the field's is taken."""
+
+MARGIN = 0.01
+"""By how much more the others must speak for the field's mask than for the tracked one: what they say is as coarse."""
 
 
 def refined(objectness: npt.NDArray[np.floating], label: npt.NDArray[np.uint8]) -> BoolMask:
@@ -77,8 +103,94 @@ def depth_agreement(z: npt.NDArray[np.floating], pixels: npt.NDArray[np.int64], 
     return float((np.abs(z[pixels[:, 0], pixels[:, 1]] / known - 1) <= DEPTH_TOLERANCE).mean())
 
 
-DEPTH_TOLERANCE = 0.05
-LEAST_DEPTHS = 20
+@dataclass(frozen=True)
+class FieldCheck:
+    """Whether a field has learnt the scene, from some of its photos."""
+
+    explained: float
+    """Median IoU of rendered and tracked masks."""
+    depth: float
+    """Median of `depth_agreement`; NaN without points."""
+    photos: int
+    """Photos with a tracked mask that were looked at."""
+    unexplained: int
+    """Those of them whose rendered mask is not the tracked one (IoU below `LEAST_EXPLAINED`)."""
+
+    @classmethod
+    def of(cls, agreements: Sequence[float], depths: Sequence[float]) -> FieldCheck:
+        """From the photos' IoU and depth agreements."""
+        known = [share for share in depths if share == share]
+        return cls(
+            float(np.median(agreements)) if len(agreements) else 1.0,
+            float(np.median(known)) if known else float("nan"),
+            len(agreements),
+            sum(value < LEAST_EXPLAINED for value in agreements),
+        )
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it may overrule any mask."""
+        return self.explained >= LEAST_EXPLAINED and not self.depth < LEAST_DEPTH
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The mask that is taken of a photo."""
+
+    object_mask: BoolMask
+    """(H, W)"""
+    source: Literal["tracked", "field", "others"]
+    """Whose mask it is; others: that of the other photos' masks, where neither of this photo's is theirs."""
+    agreement: float
+    """IoU of the tracked and the field's mask; NaN without a tracked one."""
+    tracked: float
+    """IoU of the tracked mask with what the other photos' masks say; NaN without either."""
+    field: float
+    """IoU of the field's mask with it."""
+    doubtful: bool
+    """Whether somebody should look at it."""
+
+    def record(self) -> dict[str, float | str | None]:
+        """What the manifest says of it; null where nobody knows."""
+        figures = {"agreement": self.agreement, "tracked_with_others": self.tracked, "field_with_others": self.field}
+        return {"mask": self.source, **{name: round(value, 4) if value == value else None for name, value in figures.items()}}
+
+
+def choose(
+    view: View, objectness: npt.NDArray[np.floating], label: npt.NDArray[np.uint8] | None, others: Consensus, trusted: bool
+) -> Choice:
+    """The better one of a photo's masks.
+
+    The field's mask is taken where the other photos' masks speak for it more than for the tracked one. Where they say
+    nothing, it is taken if it is nearly the tracked one.
+
+    Args:
+        view: the photo.
+        objectness: (H, W) rendered, in [0, 1].
+        label: (H, W) the tracked mask as uint8, 1 object, 0 not; None for a photo in which the object was lost.
+        others: what the tracked masks say.
+        trusted: whether the field has learnt the scene (`FieldCheck`).
+    """
+    rendered = refined(objectness, np.full(objectness.shape, 2, np.uint8) if label is None else label)
+    by_field = others.support(view, rendered)
+    if label is None:
+        # Where a field that knows the scene shows nothing, something may stand before the object.
+        if trusted or not others.trusted or by_field >= LEAST_SUPPORT:
+            doubtful = not trusted and not by_field >= LEAST_SUPPORT
+            return Choice(rendered, "field", float("nan"), float("nan"), by_field, doubtful)
+        return Choice(others.full(view), "others", float("nan"), float("nan"), by_field, True)
+    tracked = label == 1
+    same, by_tracked = agreement(tracked, rendered), others.support(view, tracked)
+    if not others.trusted:
+        return Choice(
+            *((rendered, "field") if trusted and same >= LEAST_AGREEMENT else (tracked, "tracked")),
+            same, by_tracked, by_field, doubtful=same < LEAST_EXPLAINED,
+        )  # fmt: skip
+    if trusted and by_field >= by_tracked + MARGIN:
+        return Choice(rendered, "field", same, by_tracked, by_field, doubtful=by_field < LEAST_SUPPORT)
+    if by_tracked < LEAST_SUPPORT and not trusted:
+        return Choice(others.full(view), "others", same, by_tracked, by_field, True)
+    return Choice(tracked, "tracked", same, by_tracked, by_field, doubtful=by_tracked < LEAST_SUPPORT)
 
 
 class Consensus:
@@ -123,6 +235,22 @@ class Consensus:
         explained = [np.median([agreement(*self.compared(view, mask, part)) for view, mask in some]) for part in PARTS]
         self.part = PARTS[int(np.argmax(explained))]
         self.explained = float(max(explained))
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the masks agree with one another well enough to judge one."""
+        return self.explained >= LEAST_CONSENSUS and len(self.views) > LEAST_VOTERS
+
+    def support(self, view: View, object_mask: BoolMask) -> float:
+        """IoU of a mask of a photo with what the others say; NaN where they say nothing that means something."""
+        return agreement(*self.compared(view, object_mask)) if self.trusted else float("nan")
+
+    def full(self, view: View) -> BoolMask:
+        """(H, W) bool: what the others say of a photo, at its own resolution."""
+        import cv2
+
+        said = self.of(view).astype(np.float32)
+        return cv2.resize(said, (view.width, view.height), interpolation=cv2.INTER_LINEAR) > 0.5
 
     def compared(self, view: View, object_mask: BoolMask, part: float | None = None) -> tuple[BoolMask, BoolMask]:
         """A mask of a photo and what the others say, both at the cells' resolution."""

@@ -34,8 +34,9 @@ from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import REFERENCE, Workspace
 from spinnerf_ns.stereo.points import points_of
 
-RenderLayers = Callable[[View], tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]]
-"""A view -> (object_mask, z_visible), each (H, W), planar depth in world units, 0 = unknown."""
+RenderLayers = Callable[[View], tuple]
+"""A view -> object_mask and z_visible, each (H, W), planar depth in world units, 0 = unknown; and, if there is more to say of the
+photo, a dict for its record in the manifest."""
 
 RenderDepth = Callable[[View], npt.NDArray[np.float32]]
 """A view -> (H, W) planar depth in world units, 0 = unknown."""
@@ -80,10 +81,10 @@ def render_stage(
         for view in track(views_with_object(capture, workspace), "Rendering masks and depth"):
             if stage.done(view.photo):
                 continue
-            object_mask, z_visible = render(view)
+            object_mask, z_visible, *said = render(view)
             save_object_mask(stage.folder(masks) / f"{view.photo}.png", object_mask)
             save_depth(stage.folder(layers) / f"{view.photo}.npy", z_visible)
-            stage.record(view.photo, mask_area=int(object_mask.sum()))
+            stage.record(view.photo, mask_area=int(object_mask.sum()), **(said[0] if said else {}))
 
 
 def background_stage(

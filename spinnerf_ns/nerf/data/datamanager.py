@@ -5,8 +5,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,6 +38,9 @@ from spinnerf_ns.scene.points import SparsePoints, visible_depths
 from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import Workspace
 from spinnerf_ns.stereo.points import points_of
+
+if TYPE_CHECKING:
+    from spinnerf_ns.nerf.refinement import Consensus
 
 TINT = (1.0, 0.15, 0.1)
 """The object's colour in a viewer's frusta, RGB; mixed with the photo's."""
@@ -420,6 +424,13 @@ class SpinnerfSegDataManager(SpinnerfDataManager):
         """(H, W) uint8 of a photo's object mask as it lies on disk, 1 object, 0 not; None without one."""
         file = self.mask_file(view)
         return None if file is None else load_object_mask(file, (view.height, view.width)).astype(np.uint8)
+
+    @cached_property
+    def consensus(self) -> Consensus:
+        """What each photo should show by the tracked masks of the others."""
+        from spinnerf_ns.nerf.mask_choice import consensus_of
+
+        return consensus_of(self)
 
     def setup_train(self) -> None:
         """Builds the pool and the flat labels.

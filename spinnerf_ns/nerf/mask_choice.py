@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from spinnerf_ns.nerf.data.datamanager import SpinnerfSegDataManager
     from spinnerf_ns.nerf.seg_model import SpinnerfSegModel
 
-CHECKED = 16
+CHECKED = 12
 """Photos, evenly spread, by which the field is judged."""
 
-CHECK_WIDTH = 160
+CHECK_WIDTH = 128
 """They are rendered at about this width."""
 
 

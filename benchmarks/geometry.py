@@ -230,7 +230,7 @@ class MasksBenchmark:
         base = self.work / "captures" / scene.name
         prepared = prepare_scene(find_scenes([str(scene)])[0], base, "geometry")
         workspace = Workspace.open(base)
-        segment_capture(prepared.capture, workspace, prepared.prompt, allow_large_mask=True)
+        segment_capture(prepared.capture, workspace, prepared.prompt, overwrite=True, allow_large_mask=True)
         if points == "given":
             return base
         root = self.work / "captures" / f"{scene.name}-{points}"

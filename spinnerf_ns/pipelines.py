@@ -224,7 +224,7 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
             label = manager.object_label(index).numpy()
             view = manager.view_of(manager.train_dataset.image_filenames[index])
             chosen = choice.choose(view, objectness, None if (label > 1).all() else label)
-            if chosen.source != "tracked":
+            if chosen.source == "field" and not chosen.doubtful:
                 manager.set_object_mask(index, torch.from_numpy(chosen.object_mask))
         self.refined_labels = manager.packed_labels().to(self.device)
 

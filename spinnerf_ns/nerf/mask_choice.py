@@ -9,7 +9,16 @@ import numpy.typing as npt
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD
-from spinnerf_ns.nerf.refinement import LEAST_DEPTH, Choice, Consensus, FieldCheck, agreement, choose, depth_agreement
+from spinnerf_ns.nerf.refinement import (
+    LEAST_AGREEMENT,
+    LEAST_DEPTH,
+    Choice,
+    Consensus,
+    FieldCheck,
+    agreement,
+    choose,
+    depth_agreement,
+)
 from spinnerf_ns.nerf.rendering import render_objectness_and_depth
 from spinnerf_ns.scene.points import visible_points
 from spinnerf_ns.scene.view import View
@@ -23,6 +32,10 @@ CHECKED = 12
 
 CHECK_WIDTH = 128
 """They are rendered at about this width."""
+
+
+MANY = 0.25
+"""Part of the photos in which the field's mask was not taken, beyond which that is said."""
 
 
 class MaskChoice:
@@ -41,6 +54,7 @@ class MaskChoice:
         self.check = self._check()
         self.doubtful: list[str] = []
         self.emptied: list[str] = []
+        self.refused: list[str] = []
 
     def _check(self) -> FieldCheck:
         labelled = [view for view in self.views if self.manager.mask_file(view) is not None]
@@ -71,6 +85,8 @@ class MaskChoice:
         choice = choose(view, objectness, label, self.others, self.check.trusted)
         if choice.doubtful:
             self.doubtful.append(view.photo)
+        if choice.source == "tracked" and choice.agreement < LEAST_AGREEMENT and self.check.trusted:
+            self.refused.append(view.photo)
         if label is not None and (label == 1).any() and not choice.object_mask.any():
             self.emptied.append(view.photo)
         return choice
@@ -91,8 +107,11 @@ class MaskChoice:
         )  # fmt: skip
 
     def say_photos(self) -> None:
-        """A line each for photos whose mask should be looked at, and for photos whose tracked mask was taken away."""
+        """A line each for photos whose mask should be looked at, for photos whose tracked mask was taken away, and for many in
+        which the field's was not taken."""
+        many = self.refused if len(self.refused) > MANY * len(self.views) else []
         for photos, what in (
+            (many, "keep the tracked mask, which the field does not confirm: what lies behind the object may be wrong there, too"),
             (self.doubtful, "have a mask that the other photos' masks do not confirm; look at them"),
             (self.emptied, "lost their tracked mask: by the other photos the object is not there; look at them"),
         ):

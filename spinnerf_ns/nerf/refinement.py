@@ -38,6 +38,9 @@ LEAST_VOTERS = 3
 CALIBRATED = 20
 """Photos by which that part is chosen: about so many."""
 
+LARGEST_TURN = np.deg2rad(35)
+"""Between two viewing axes, for one photo's mask to have a say on the other's."""
+
 PARTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Parts of the photos that must see a cell inside their masks: the one that explains most photos' masks best is taken."""
 
@@ -175,13 +178,13 @@ def choose(
     by_field = others.support(view, rendered)
     if label is None:
         # Where a field that knows the scene shows nothing, something may stand before the object.
-        if trusted or not others.trusted or by_field >= LEAST_SUPPORT:
+        if trusted or not others.knows(view) or by_field >= LEAST_SUPPORT:
             doubtful = not trusted and not by_field >= LEAST_SUPPORT
             return Choice(rendered, "field", float("nan"), float("nan"), by_field, doubtful)
         return Choice(others.full(view), "others", float("nan"), float("nan"), by_field, True)
     tracked = label == 1
     same, by_tracked = agreement(tracked, rendered), others.support(view, tracked)
-    if not others.trusted:
+    if not others.knows(view):
         return Choice(
             *((rendered, "field") if trusted and same >= LEAST_AGREEMENT else (tracked, "tracked")),
             same, by_tracked, by_field, doubtful=same < LEAST_EXPLAINED,
@@ -241,9 +244,15 @@ class Consensus:
         """Whether the masks agree with one another well enough to judge one."""
         return self.explained >= LEAST_CONSENSUS and len(self.views) > LEAST_VOTERS
 
+    def knows(self, view: View) -> bool:
+        """Whether they have a say on a photo: they agree with one another, and some look from about there. From elsewhere what
+        lies inside all masks is longer than the object."""
+        near = [each.photo != view.photo and each.c2w[:, 2] @ view.c2w[:, 2] >= np.cos(LARGEST_TURN) for each in self.views]
+        return self.trusted and sum(near) >= LEAST_VOTERS
+
     def support(self, view: View, object_mask: BoolMask) -> float:
-        """IoU of a mask of a photo with what the others say; NaN where they say nothing that means something."""
-        return agreement(*self.compared(view, object_mask)) if self.trusted else float("nan")
+        """IoU of a mask of a photo with what the others say; NaN where they have no say."""
+        return agreement(*self.compared(view, object_mask)) if self.knows(view) else float("nan")
 
     def full(self, view: View) -> BoolMask:
         """(H, W) bool: what the others say of a photo, at its own resolution."""

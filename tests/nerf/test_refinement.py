@@ -118,6 +118,17 @@ def test_a_photo_without_a_mask_takes_the_field_s_or_what_the_others_say(views, 
     assert unknown.source == "others" and unknown.doubtful and agreement(unknown.object_mask, true[view.photo]) > 0.85
 
 
+def test_photos_from_elsewhere_are_not_judged(views, true, others):
+    """From the side, what lies inside all masks is longer than the object."""
+    behind = make_view(99, np.pi * 0.6)
+    assert others.trusted and not others.knows(behind)
+    nothing = np.full((HEIGHT, WIDTH), 0.05)
+    choice = choose(behind, nothing, None, others, trusted=False)
+    assert choice.source == "field" and choice.doubtful and not choice.object_mask.any()
+    tracked = label(ball(behind))
+    assert choose(behind, rendered(np.roll(tracked, 9, axis=1) > 0), tracked, others, trusted=True).source == "tracked"
+
+
 def test_masks_that_contradict_one_another_judge_nothing(views):
     rng = np.random.default_rng(0)
     masks = []

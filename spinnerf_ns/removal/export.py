@@ -30,7 +30,7 @@ from spinnerf_ns.scene.cameras import unproject_pixels
 from spinnerf_ns.scene.capture import Capture
 from spinnerf_ns.scene.points import SparsePoints
 from spinnerf_ns.scene.removed import RemovedView, RemovedWriter
-from spinnerf_ns.scene.view import View
+from spinnerf_ns.scene.view import View, pictures
 from spinnerf_ns.scene.workspace import REFERENCE, Workspace
 from spinnerf_ns.stereo.points import points_of
 
@@ -103,7 +103,7 @@ def background_stage(
     views = views_with_object(capture, workspace)
     folder = workspace.root / BACKGROUND
     parameters = {"dilation": config.dilation, "least_dilation": LEAST_DILATION, "downscale": config.downscale, **parameters}
-    inputs = [path for view in views for path in (view.path, _mask_path(workspace, view), *own_masks(view))]
+    inputs = [*pictures(views), *(_mask_path(workspace, view) for view in views)]
     with workspace.stage(BACKGROUND, parameters, inputs, [folder], config.overwrite, capture) as stage:
         if stage.fresh:
             return
@@ -143,8 +143,8 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
     inpainter_name, inpainter = make_inpainter(config)
     disparity_inpainter = make_disparity_inpainter(config, inpainter_name, inpainter)
     depth_path = depths_of(workspace, config)
-    files = [(view.path, _mask_path(workspace, view), depth_path(workspace, view.photo), *own_masks(view)) for view in views]
-    inputs = [path for each in files for path in each]
+    made = [path for view in views for path in (_mask_path(workspace, view), depth_path(workspace, view.photo))]
+    inputs = [*pictures(views), *made]
     missing = [path for path in inputs if not path.is_file()]
     if missing:
         raise SpinnerfError(
@@ -321,11 +321,6 @@ def removed_region(workspace: Workspace, view: View, config: ExportConfig, valid
     """(H, W) bool: the photo's rendered object mask, grown, where the photo may be used."""
     valid = view.valid_mask() if valid is None else valid
     return dilate_mask(load_object_mask(_mask_path(workspace, view), valid.shape), config.dilation, least=LEAST_DILATION) & valid
-
-
-def own_masks(view: View) -> list[Path]:
-    """The file of the capture's own mask of a photo, if it has one."""
-    return [] if view.mask_path is None else [view.mask_path]
 
 
 def _mask_path(workspace: Workspace, view: View) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +90,11 @@ class View:
         if alpha is not None and self.alpha_color is not None:
             image = _over(image, alpha, self.alpha_color)
         return image, alpha
+
+
+def pictures(views: Iterable[View]) -> list[Path]:
+    """The files that views are made of: photos, and the capture's own masks."""
+    return [path for view in views for path in (view.path, view.mask_path) if path is not None]
 
 
 def _over(image: Image, alpha: npt.NDArray[np.uint8], color: tuple[float, float, float]) -> Image:

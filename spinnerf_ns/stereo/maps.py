@@ -28,7 +28,7 @@ from spinnerf_ns.stereo.rig import Floats, Pinhole, pinhole, read_grey, to_photo
 if TYPE_CHECKING:
     from spinnerf_ns.scene.capture import Capture
     from spinnerf_ns.scene.points import SparsePoints
-    from spinnerf_ns.scene.view import View
+    from spinnerf_ns.scene.view import View, pictures
     from spinnerf_ns.scene.workspace import Workspace
 
 STAGE = "stereo"
@@ -91,7 +91,7 @@ def stereo_of(
         "options": dataclasses.asdict(options),
         "depth": None if depth is None else float(f"{depth:.3g}"),
     }
-    with workspace.stage(STAGE, parameters, [view.path for view in views], [workspace.stereo], overwrite, capture) as stage:
+    with workspace.stage(STAGE, parameters, pictures(views), [workspace.stereo], overwrite, capture) as stage:
         if not stage.fresh:
             folder = stage.folder(workspace.stereo)
             _Run(views, options, parameters["depth"], folder).make(stage)
@@ -192,6 +192,9 @@ class _Run:
         agreement = cross_check(camera, planes, [(self.cameras[other], self._planes(other)) for other in others])
         confidence = believed(agreement)
         z, confidence = to_photo(view, camera, disparity_to_z(agreement.inverse), confidence)
+        if view.has_mask:  # who walks before a photo is no part of the scene
+            valid = view.valid_mask()
+            z, confidence = np.where(valid, z, np.float32(0)), np.where(valid, confidence, 0)
         levels = np.round(confidence * 255).astype(np.uint8)
         save_depth(self.folder / DEPTHS / f"{view.photo}.npy", z)
         write_png(self.folder / CONFIDENCE / f"{view.photo}.png", levels)

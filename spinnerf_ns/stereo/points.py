@@ -71,7 +71,7 @@ def own_points(capture: Capture, workspace: Workspace) -> SparsePoints:
     """Points made from the training photos, read from the workspace where it has those of the same photos and poses."""
     views = _used(capture, workspace)
     try:
-        with workspace.stage(STAGE, _parameters(views), [view.path for view in views], [workspace.points], overwrite=True) as stage:
+        with workspace.stage(STAGE, _parameters(views), pictures(views), [workspace.points], overwrite=True) as stage:
             kept = kept_points(workspace) if stage.fresh else None
             if kept is not None:
                 return kept

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from spinnerf_ns.conventions import resize_mask
 from spinnerf_ns.scene.cameras import ray_directions
 from spinnerf_ns.scene.points import Observations, SparsePoints
 
@@ -125,7 +126,9 @@ def find_features(view: View, image: npt.NDArray[np.uint8]) -> Features:
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     if shrink > 1:
         gray = cv2.resize(gray, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
-    found, descriptors = cv2.SIFT_create(nfeatures=FEATURES, contrastThreshold=CONTRAST).detectAndCompute(gray, None)
+    # Who walks before a photo is no part of the scene.
+    used = resize_mask(view.valid_mask(), gray.shape).astype(np.uint8) if view.has_mask else None
+    found, descriptors = cv2.SIFT_create(nfeatures=FEATURES, contrastThreshold=CONTRAST).detectAndCompute(gray, used)
     if descriptors is None:
         descriptors = np.zeros((0, 128), np.float32)
     # OpenCV counts from the centre of the top-left pixel.

@@ -196,3 +196,16 @@ def test_bounds_come_from_points_or_from_stated_depths(capture, points):
     stated = scene_bounds(stating, None)
     assert 0 < stated.near < 1.5 * capture.world_scale
     assert 0.5 < stated.radius / found.radius < 2
+
+
+def test_nothing_is_found_where_the_capture_says_not_to_look(capture, tmp_path) -> None:
+    from dataclasses import replace
+
+    view = capture.views[0]
+    image = render(view, [texture(1), texture(2)])
+    half = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+    half[:, : SIZE[0] // 2] = 255
+    write_png(tmp_path / "half.png", half)
+    masked = sparse.find_features(replace(view, mask_path=tmp_path / "half.png"), image)
+    assert len(masked.xy) > 20 and masked.xy[:, 0].max() <= SIZE[0] // 2 + 1
+    assert sparse.find_features(view, image).xy[:, 0].max() > 0.7 * SIZE[0]

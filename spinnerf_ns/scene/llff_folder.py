@@ -10,7 +10,8 @@ from typing import Any
 from spinnerf_ns.errors import SpinnerfError
 
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg")
-LABEL_FOLDERS = ("label", "labels", "test_label")
+TEST_LABEL = "test_label"
+LABEL_FOLDERS = ("label", "labels", TEST_LABEL)
 """Folders below images_N where SPIn-NeRF scenes keep object masks."""
 MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0")
 """Where COLMAP's model may lie."""
@@ -77,6 +78,17 @@ def open_llff_folder(source: Path, factor: float | None, rows: int) -> LlffFolde
         candidates = (model / "points3D.bin", model / "points3D.txt")
         points = next((path for path in candidates if path.is_file()), None)
     folder = LlffFolder(source, photos, rows, _labels(source, used, photos), shrink, _camera(model), points)
+    by_order = [
+        (path, label)
+        for row, path in photos
+        if (label := folder.labels.get(row)) is not None and not label.stem.startswith(path.stem)
+    ]
+    if by_order:
+        (first, first_label), (last, last_label) = by_order[0], by_order[-1]
+        folder.say(
+            f"the {len(by_order)} masks of {TEST_LABEL}/ have other names than photos: in order, they are taken for the first "
+            f"{len(by_order)} photos, {first.name} ({first_label.name}) to {last.name} ({last_label.name})"
+        )
     if shrink is not None:
         name = format_factor(factor)
         folder.say(f"there is no images_{name}: the photos of {used.name}/ are downscaled {name} times")
@@ -149,9 +161,29 @@ def _labels(source: Path, used: Path, photos: list[tuple[int, Path]]) -> dict[in
             label = next((path for path in candidates if path.is_file()), None)
             if label is not None:
                 found[row] = label
+        found.update(_test_labels(parent, photos, found))
         if found:
             return found
     return {}
+
+
+def _test_labels(parent: Path, photos: list[tuple[int, Path]], by_name: dict[int, Path]) -> dict[int, Path]:
+    """Masks of the test photos, which come first and whose masks SPIn-NeRF's scenes call otherwise: paired in order.
+
+    Args:
+        by_name: the photos that have a mask of their name.
+    """
+    folder = parent / TEST_LABEL
+    masks = sorted(photo_files(folder), key=_natural) if folder.is_dir() else []
+    rows = [row for row, _ in photos[: len(masks)]]
+    if not masks or len(masks) >= len(photos) or any(row in by_name for row in rows):
+        return {}
+    return dict(zip(rows, masks, strict=True))
+
+
+def _natural(path: Path) -> list[Any]:
+    """Sorts 2.png before 10.png."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
 
 
 def _camera(model: Path | None) -> dict[str, Any] | None:

@@ -151,6 +151,22 @@ def test_labels_any_values_missing_and_empty(tmp_path, capsys):
     assert not any("mask_path" in frame for frame in read(output)["frames"])
 
 
+def test_masks_of_test_photos_with_names_of_their_own_are_paired_in_order(tmp_path, capsys):
+    """SPIn-NeRF's images_4/test_label: other names than the photos."""
+    scene = write_scene(tmp_path / "scene", names_of(14), labels={"photo_012.png": np.zeros((15, 22), np.uint8)})
+    folder = scene / "images_4/test_label"
+    folder.mkdir()
+    for index in range(12):  # in order of numbers, not of letters: out2.png is before out10.png
+        label = np.zeros((15, 22), np.uint8)
+        label[:, : index + 1] = 255
+        cv2.imwrite(str(folder / f"out{index + 1}.png"), label)
+    output = convert_llff(scene, tmp_path / "out", split="spin-nerf", num_test=12)
+    covered = [cv2.imread(str(output / f"labels/photo_{index:03d}.png"), -1).mean() for index in range(12)]
+    assert covered == sorted(covered) and len(set(covered)) == 12
+    assert not cv2.imread(str(output / "labels/photo_012.png"), -1).any() and not (output / "labels/photo_013.png").exists()
+    assert "the 12 masks of test_label/ have other names" in " ".join(capsys.readouterr().out.split())
+
+
 def test_label_of_another_shape_is_refused(tmp_path):
     scene = write_scene(tmp_path / "scene", names_of(2), labels={"photo_000.png": np.zeros((22, 15), np.uint8)})
     with pytest.raises(SpinnerfError, match="photo_000.png is 15x22.*22x15"):

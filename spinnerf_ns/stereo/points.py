@@ -16,6 +16,7 @@ import numpy as np
 from spinnerf_ns.files import atomic_path
 from spinnerf_ns.scene.lock import NotWritable
 from spinnerf_ns.scene.points import LEAST_POINTS, Observations, SparsePoints, check_frame, read_points, write_ply
+from spinnerf_ns.scene.view import pictures
 from spinnerf_ns.stereo import sparse
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from spinnerf_ns.conventions import disparity_to_z, resize_depth, resize_labels
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import atomic_path, load_depth, save_depth, write_png
 from spinnerf_ns.scene.camera_path import order_along_path
+from spinnerf_ns.scene.view import pictures
 from spinnerf_ns.stereo.consistency import believed, cross_check
 from spinnerf_ns.stereo.dense import StereoOptions, Sweeper
 from spinnerf_ns.stereo.neighbours import choose_neighbours

@@ -15,6 +15,7 @@ import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils import comms
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
@@ -88,7 +89,9 @@ class SpinnerfPipeline(VanillaPipeline):
         """The model's and data manager's, and the pipeline's own (`own_callbacks`), after `before_training`."""
         # Nerfstudio asks for callbacks once: after a checkpoint was loaded, before the first step. It has no hook for that.
         self.before_training(resumed=attributes.trainer._start_step > 0)
-        return [*super().get_training_callbacks(attributes), *self.own_callbacks(attributes)]
+        callbacks = [*super().get_training_callbacks(attributes), *self.own_callbacks(attributes)]
+        # On several GPUs every process trains, and one of them writes.
+        return callbacks + self.main_callbacks(attributes) if comms.is_main_process() else callbacks
 
     def before_training(self, resumed: bool) -> None:
         """Hook: called once before the first step.
@@ -98,7 +101,11 @@ class SpinnerfPipeline(VanillaPipeline):
         """
 
     def own_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
-        """Hook: what the pipeline does while it is trained."""
+        """Hook: what the pipeline does while it is trained, in every process of a training on several GPUs."""
+        return []
+
+    def main_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """Hook: what one process does for all."""
         return []
 
     def get_average_image_metrics(
@@ -190,21 +197,22 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         self.refined_labels = packed.to(self.device)
 
     def own_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
-        """Mask rounds, and the export."""
-        callbacks = []
-        if self.config.refine_masks and self.config.mask_round_steps:
-            callbacks.append(
-                TrainingCallback(
-                    [TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
-                    lambda step: self.refine_masks() if step in self.config.mask_round_steps else None,
-                    update_every_num_iters=1,
-                )
+        """Mask rounds: the processes have the same field, so they find the same masks."""
+        if not (self.config.refine_masks and self.config.mask_round_steps):
+            return []
+        return [
+            TrainingCallback(
+                [TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
+                lambda step: self.refine_masks() if step in self.config.mask_round_steps else None,
+                update_every_num_iters=1,
             )
-        if self.config.export_on_completion:
-            callbacks.append(
-                TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], lambda step: self._export_at_end(attributes, step))
-            )
-        return callbacks
+        ]
+
+    def main_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """The export."""
+        if not self.config.export_on_completion:
+            return []
+        return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], lambda step: self._export_at_end(attributes, step))]
 
     def refine_masks(self) -> None:
         """Renders every training photo's mask and, where it is the better one (`refinement.choose`), trains on it from now on.
@@ -365,7 +373,7 @@ class SpinnerfInpaintPipeline(SpinnerfPipeline):
         if self.datamanager.layout.patch_rays:
             self.model.prepare_perceptual()
 
-    def own_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+    def main_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         """The run's record."""
         return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], lambda step: self._record(attributes))]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
 from nerfstudio.model_components.ray_generators import RayGenerator
+from nerfstudio.utils import comms
 from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 from torch import Tensor
@@ -195,7 +196,7 @@ class SpinnerfDataManager(VanillaDataManager):
     def points(self) -> SparsePoints | None:
         """The capture's sparse points; where it brings none of its frame, made from its photos and kept in the workspace."""
         if not hasattr(self, "_points"):
-            self._points = self.find_points()
+            self._points = main_process_first(self.find_points)
         return self._points
 
     def find_points(self) -> SparsePoints | None:
@@ -347,6 +348,24 @@ class SpinnerfDataManager(VanillaDataManager):
     def get_eval_rays_per_batch(self) -> int:
         """Rays of an evaluation step."""
         return self.config.eval_num_rays_per_batch
+
+
+T = TypeVar("T")
+
+
+def main_process_first(make: Callable[[], T]) -> T:
+    """What `make` finds on disk or writes there: of the processes of a training on several GPUs the main one goes first, so that the
+    others find it. All of them have to call it."""
+    if comms.get_world_size() == 1:
+        return make()
+    is_main = comms.is_main_process()
+    if not is_main:
+        comms.synchronize()
+    try:
+        return make()
+    finally:
+        if is_main:
+            comms.synchronize()
 
 
 def build_pool(dataset: AnnotatedDataset, visit: Callable[[dict], None] | None = None) -> PixelPool:

@@ -354,8 +354,8 @@ T = TypeVar("T")
 
 
 def main_process_first(make: Callable[[], T]) -> T:
-    """What `make` finds on disk or writes there: of the processes of a training on several GPUs the main one goes first, so that the
-    others find it. All of them have to call it."""
+    """What `make` finds on disk or writes there: of the processes of a training on several GPUs the main one goes first, so that
+    the others find it. All of them have to call it."""
     if comms.get_world_size() == 1:
         return make()
     is_main = comms.is_main_process()

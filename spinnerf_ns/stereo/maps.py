@@ -29,7 +29,7 @@ from spinnerf_ns.stereo.rig import Floats, Pinhole, pinhole, read_grey, to_photo
 if TYPE_CHECKING:
     from spinnerf_ns.scene.capture import Capture
     from spinnerf_ns.scene.points import SparsePoints
-    from spinnerf_ns.scene.view import View, pictures
+    from spinnerf_ns.scene.view import View
     from spinnerf_ns.scene.workspace import Workspace
 
 STAGE = "stereo"

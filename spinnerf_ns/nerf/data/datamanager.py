@@ -29,7 +29,7 @@ from spinnerf_ns.accel.ray_generator import PerspectiveRayGenerator
 from spinnerf_ns.conventions import resize_labels, resize_mask
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_object_mask
-from spinnerf_ns.hints import say
+from spinnerf_ns.hints import command, say
 from spinnerf_ns.nerf.data.pixel_samplers import PixelPool, RayLayout, sample_usable
 from spinnerf_ns.nerf.losses import UNKNOWN
 from spinnerf_ns.scene.capture import Capture, capture_from_dataparser

@@ -83,6 +83,31 @@ def find_dataparser(data: Path, skipped: Collection[str] = (), given: Any = None
     return MendedDataParserConfig(**values)
 
 
+def settled_dataparser(given: Any, data: Path, skipped: Collection[str] = ()) -> Any:
+    """The parser that training takes for the one that a command line names.
+
+    Nerfstudio's own, the default, gives way to what the capture wants; another one stays. COLMAP's asks nothing and loads no
+    points: they are read otherwise, and one without points would end it.
+
+    Args:
+        given: its configuration.
+        data: the capture, which is set in the result.
+        skipped: as in `find_dataparser`.
+
+    Raises:
+        SpinnerfError: as `find_dataparser`.
+    """
+    from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+    if type(given) is NerfstudioDataParserConfig:
+        return find_dataparser(data, skipped, given)
+    if isinstance(given, ColmapDataParserConfig):
+        factor = colmap_factor(data, given.images_path) if given.downscale_factor is None else given.downscale_factor
+        return dataclasses.replace(given, data=data, downscale_factor=factor, load_3D_points=False)
+    return dataclasses.replace(given, data=data)
+
+
 def kind_of(data: Path) -> str:
     """What a folder is: "nerfstudio", "blender", "colmap", "llff", or the name of a registered parser.
 

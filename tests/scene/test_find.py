@@ -146,6 +146,6 @@ def test_ns_train_reads_what_segment_reads(clean_twin, tmp_path):
         manager.capture.digest
         == load_capture(folder, find_dataparser(folder, given=NerfstudioDataParserConfig(orientation_method="none"))).digest
     )
-    given = ColmapDataParserConfig(data=folder, colmap_path=folder / "sparse/0", eval_mode="all", load_3D_points=False)
+    given = ColmapDataParserConfig(data=folder, colmap_path=folder / "sparse/0", eval_mode="all")
     manager = SpinnerfDataManagerConfig(dataparser=given).setup(device="cpu")
     assert len(manager.train_dataset) == 12 == len(capture_from_dataparser(manager.dataparser).views)

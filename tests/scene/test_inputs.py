@@ -99,6 +99,7 @@ EDITED = {
     "panoramas per frame": (every_frame(camera_model="EQUIRECTANGULAR"), "EQUIRECTANGULAR.*equirectangular"),
     "two lenses": (lambda meta: meta["frames"][0].update(camera_model="OPENCV_FISHEYE"), "several lenses.*OPENCV, OPENCV_FISHEYE"),
     "a split of no frame": (whole(train_filenames=["images/gone.png"]), "images/gone.png, which is no frame"),
+    "masks of some frames": (lambda meta: meta["frames"][0].update(mask_path="m.png"), "frames have no `mask_path`"),
     "one photo twice": (same_photo_twice, "several frames mean"),
 }
 POSED = {
@@ -229,12 +230,10 @@ def test_lists_of_some_splits_train_and_evaluate(twin, listed):
     assert len(manager.train_dataset) == 9 and len(manager.eval_dataset) == (3 if len(listed) == 2 else 9)
 
 
-def test_masks_of_some_frames_only(twin):
-    """nerfstudio wants a mask of every frame or of none."""
-    Image.new("L", (128, 96), 255).save(twin / "m.png")
-    change(twin, lambda meta: [f.update(mask_path="m.png") for f in meta["frames"][::2]])
-    capture = load_capture(twin)
-    assert sum(view.mask_path is not None for view in capture.views) == 6
+def test_depths_of_some_frames_only(twin):
+    """nerfstudio wants depth of every frame or of none."""
+    change(twin, lambda meta: [f.update(depth_file_path="d.npy") for f in meta["frames"][::2]])
+    assert len(load_capture(twin).views) == 12
 
 
 def test_an_applied_transform_of_four_rows_and_points_that_are_gone(twin):

@@ -15,7 +15,6 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
@@ -34,7 +33,7 @@ from spinnerf_ns.nerf.data.pixel_samplers import PixelPool, RayLayout, sample_us
 from spinnerf_ns.nerf.losses import UNKNOWN
 from spinnerf_ns.scene.capture import Capture, capture_from_dataparser
 from spinnerf_ns.scene.check import require_depth
-from spinnerf_ns.scene.find import colmap_factor, find_dataparser
+from spinnerf_ns.scene.find import settled_dataparser
 from spinnerf_ns.scene.points import SparsePoints, visible_depths
 from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import Workspace
@@ -164,25 +163,13 @@ class SpinnerfDataManager(VanillaDataManager):
         self._workspace: Workspace | None = None
         self._eval_pool: PixelPool | None = None
         self.train_pixel_sampler = WholeSceneSampler()
-        self._find_dataparser(config)
-        super().__init__(config, *args, **kwargs)
-
-    @staticmethod
-    def _find_dataparser(config: SpinnerfDataManagerConfig) -> None:
-        """Takes the parser that the capture wants where nerfstudio's own, the default, would not read it.
-
-        A run's config.yml is written before this and keeps the registered one, so that it loads everywhere.
-        """
         data = config.data if config.data is not None else config.dataparser.data
-        if isinstance(config.dataparser, ColmapDataParserConfig) and config.dataparser.downscale_factor is None:
-            config.dataparser.downscale_factor = colmap_factor(Path(data), config.dataparser.images_path)
-        if type(config.dataparser) is not NerfstudioDataParserConfig or data == Path():
-            return
-        data = Path(data)
-        skipped = Workspace.open(data, config.workspace).skipped if data.exists() else {}
-        config.dataparser = find_dataparser(data, skipped, config.dataparser)
-        if type(config.dataparser) is not NerfstudioDataParserConfig:
-            config.data = data  # the stock data manager hands it on
+        if data != Path():
+            data = Path(data)
+            skipped = Workspace.open(data, config.workspace).skipped if data.exists() else {}
+            # A run's config.yml is written before this and keeps the registered parser, so that it loads everywhere.
+            config.dataparser = settled_dataparser(config.dataparser, data, skipped)
+        super().__init__(config, *args, **kwargs)
 
     # ------------------------------------------------------------------------------------------------------ on disk
     @property

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.nerf.data.datamanager import AnnotatedDataset
+from spinnerf_ns.nerf.data.dataset import AnnotatedDataset
 from spinnerf_ns.scene.capture import Capture, capture_from_dataparser, load_capture
 from spinnerf_ns.scene.find import find_dataparser
 from tests.scene.captures import SIZE, make_capture, read_meta, write_transforms

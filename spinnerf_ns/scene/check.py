@@ -18,6 +18,7 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.hints import command
 from spinnerf_ns.scene.capture import Capture, load_capture
 from spinnerf_ns.scene.find import absent_photos, best_colmap_model, colmap_models, kind_of, mended_source
+from spinnerf_ns.scene.source import pose_again
 from spinnerf_ns.scene.workspace import Workspace
 
 Level = Literal["error", "warning", "ok"]
@@ -235,7 +236,7 @@ def count_findings(capture: Capture) -> Iterator[Finding]:
     count = len(capture.views)
     if count < LEAST_PHOTOS:
         text = f"{count} {'is' if count == 1 else 'are'} too few: depth shows only between photos from different places"
-        make = command("ns-process-data", "images", data=capture.views[0].path.parent, output_dir=_posed(capture.data))
+        make = pose_again(capture.data)
         yield Finding("error", "photos", f"{text}, 20 are a good start; add photos and pose them together", make)
     elif count < FEW_PHOTOS:
         yield Finding("warning", "photos", f"only {count}: depth will be uncertain, and much behind the object invented")
@@ -272,7 +273,7 @@ def pose_findings(capture: Capture) -> Iterator[Finding]:
     middle = np.median(poses[:, :, 3], axis=0)
     distances = np.linalg.norm(poses[:, :, 3] - middle, axis=1)
     spread = float(distances.max())
-    again = command("ns-process-data", "images", data=views[0].path.parent, output_dir=_posed(capture.data))
+    again = pose_again(capture.data)
     typical = float(np.median(distances[distances > 0])) if (distances > 0).any() else 1.0
     far = np.flatnonzero(distances > OUTLIER * typical)
     if len(far) and len(far) < len(views) / 2:
@@ -292,11 +293,6 @@ def pose_findings(capture: Capture) -> Iterator[Finding]:
         text = f"positions are up to {skipped.max():.4g} from the origin and {spread:.3g} apart: training works around their middle"
         yield Finding("warning", "poses", f"{text}, files keep them; other programs round them to float32")
     yield Finding("ok", "poses", f"{len(views)} within {2 * spread:.3g} of each other")
-
-
-def _posed(data: Path) -> Path:
-    folder = data.parent if data.is_file() else data
-    return folder.with_name(f"{folder.resolve().name}-posed")
 
 
 # --------------------------------------------------------------------------------------------------------- points, masks

@@ -35,6 +35,11 @@ def read_colmap_points(capture: Capture) -> SparsePoints | None:
     from nerfstudio.data.utils import colmap_parsing_utils as colmap
 
     try:
+        if not any((folder / f"images{suffix}").is_file() for suffix in (".bin", ".txt")):  # points alone were kept (LLFF)
+            binary = (folder / "points3D.bin").is_file()
+            read = colmap.read_points3D_binary if binary else colmap.read_points3D_text
+            alone = _points(capture, {}, {}, read(folder / f"points3D{'.bin' if binary else '.txt'}"))
+            return SparsePoints(alone.positions, alone.colors).thinned()
         if (folder / "points3D.bin").is_file():
             model = [
                 colmap.read_cameras_binary(folder / "cameras.bin"),

@@ -176,6 +176,8 @@ def mended_source(data: Path, skipped: Collection[str] = (), downscale: int | No
         result.reasons += _blender_reasons(data)
     elif kind == "llff":
         result.reasons.append("poses_bounds.npy is read as it is")
+        model = data / "sparse/0"
+        result.colmap_model = model if any((model / f"points3D{suffix}").is_file() for suffix in (".bin", ".txt")) else None
     else:
         result.colmap_model = best_colmap_model(data)
         if result.meta["frames"][0]["file_path"] != str(data / meta["frames"][0]["file_path"]):

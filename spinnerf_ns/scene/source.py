@@ -71,10 +71,10 @@ def read_transforms(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SpinnerfError(f"{path}: cannot be read ({error.strerror}); --data wants a posed capture") from error
     except ValueError as error:
-        raise SpinnerfError(f"{path}: is no valid JSON ({error}); write it again: ns-process-data") from error
+        raise SpinnerfError(f"{path}: is no valid JSON ({error}); write it again: {pose_again(path)}") from error
     frames = meta.get("frames") if isinstance(meta, dict) else None
     if not isinstance(frames, list) or not frames:
-        raise SpinnerfError(f"{path}: a list of `frames` was expected, found none; write it again: ns-process-data")
+        raise SpinnerfError(f"{path}: a list of `frames` was expected, found none; write it again: {pose_again(path)}")
     seen: set[str] = set()
     for index, frame in enumerate(frames):
         name = frame.get("file_path") if isinstance(frame, dict) else None
@@ -92,7 +92,7 @@ def read_transforms(path: Path) -> dict[str, Any]:
             frame["transform_matrix"], meta[PADDED] = matrix.tolist(), True
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
             raise SpinnerfError(
-                f"{path}: {name} has no `transform_matrix` of 4x4 finite numbers; remove or pose it: ns-process-data"
+                f"{path}: {name} has no `transform_matrix` of 4x4 finite numbers; remove the frame, or pose again: {pose_again(path)}"
             )
         check_rotation(matrix[:3, :3], f"{path}: {name}")
     unmasked = [frame["file_path"] for frame in frames if not frame.get("mask_path")]
@@ -102,6 +102,19 @@ def read_transforms(path: Path) -> dict[str, Any]:
             "give every frame one (white = use), or take it from all"
         )
     return meta
+
+
+def pose_again(where: Path, **options: Any) -> str:
+    """The command that poses a capture's photos anew, beside it.
+
+    Args:
+        where: the capture's folder, or a file in it.
+        options: further ones of ns-process-data.
+    """
+    folder = where.parent if where.suffix and not where.is_dir() else where
+    photos = folder / "images" if (folder / "images").is_dir() else folder
+    output = folder.with_name(f"{folder.resolve().name}-posed")
+    return command("ns-process-data", "images", data=photos, output_dir=output, **options)
 
 
 def check_rotation(rotation: npt.NDArray[np.float64], what: str) -> None:
@@ -121,7 +134,7 @@ def check_rotation(rotation: npt.NDArray[np.float64], what: str) -> None:
         found = f"holds a rotation scaled by {size:.4g}; divide its first three columns by that"
     else:
         return
-    raise SpinnerfError(f"{what}: transform_matrix {found}; write it as a rotation, remove the frame, or pose the photos again")
+    raise SpinnerfError(f"{what}: transform_matrix {found}; write it as a rotation, or remove the frame")
 
 
 def check_lens(model: str, where: Path) -> None:
@@ -133,25 +146,17 @@ def check_lens(model: str, where: Path) -> None:
     """
     if model in LENSES:
         return
-    folder = _capture_of(where)
-    photos = folder / "images" if (folder / "images").is_dir() else folder
-    output = folder.with_name(f"{folder.resolve().name}-perspective")
     if model == "EQUIRECTANGULAR":
-        cut = command(
-            "ns-process-data", "images", camera_type="equirectangular", images_per_equirect=14, data=photos, output_dir=output
-        )
+        cut = pose_again(where, camera_type="equirectangular", images_per_equirect=14)
         advice = f"cut the panoramas into perspective photos: {cut}"
     else:
-        pose = command("ns-process-data", "images", data=photos, output_dir=output)
-        advice = f"undistort the photos to PINHOLE or OPENCV_FISHEYE with what made them, or pose them again: {pose}"
+        advice = f"undistort the photos to PINHOLE or OPENCV_FISHEYE with what made them, or pose them again: {pose_again(where)}"
     raise SpinnerfError(f"{where}: camera_model {model}; {', '.join(LENSES)} are supported; {advice}")
 
 
 def check_places(positions: npt.NDArray[np.float64], where: Path) -> None:
     """Raises SpinnerfError where (N, 3) cameras are one, or stand at one place: nothing then has a depth, nor a scale."""
-    folder = _capture_of(where)
-    photos = folder / "images" if (folder / "images").is_dir() else folder
-    again = command("ns-process-data", "images", data=photos, output_dir=folder.with_name(f"{folder.resolve().name}-posed"))
+    again = pose_again(where)
     if len(positions) == 1:
         text = "1 is too few photos: depth shows only between photos from different places, 20 are a good start; add photos"
         raise SpinnerfError(f"{where}: {text} and pose them together: {again}")

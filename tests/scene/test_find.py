@@ -66,6 +66,17 @@ def test_llff_is_read_where_it_lies(twin, clean_twin):
     assert len(capture.bounds) == 12
 
 
+def test_llffs_points_alone_are_read_without_a_model_around_them(twin):
+    from spinnerf_ns.scene.points import read_points
+
+    as_llff(twin)
+    (twin / "sparse/0").mkdir(parents=True)
+    rows = [f"{index} {index} 2 3 10 20 30 0.5 1 {index}" for index in range(1, 151)]
+    (twin / "sparse/0/points3D.txt").write_text("\n".join(rows) + "\n")
+    points = read_points(load_capture(twin))
+    assert points is not None and points.seen is None and points.positions[149].tolist() == [150, 2, 3]
+
+
 def test_a_spin_nerf_scene_must_say_which_photos_are_truth(twin):
     (twin / "images").rename(twin / "few")
     (twin / "images/label").mkdir(parents=True)

@@ -92,7 +92,7 @@ def read_transforms(path: Path) -> dict[str, Any]:
             frame["transform_matrix"], meta[PADDED] = matrix.tolist(), True
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
             raise SpinnerfError(
-                f"{path}: {name} has no `transform_matrix` of 4x4 finite numbers; remove the frame, or pose again: {pose_again(path)}"
+                f"{path}: {name} has no `transform_matrix` of 4x4 finite numbers; remove it, or pose again: {pose_again(path)}"
             )
         check_rotation(matrix[:3, :3], f"{path}: {name}")
     unmasked = [frame["file_path"] for frame in frames if not frame.get("mask_path")]

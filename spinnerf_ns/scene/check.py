@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +18,8 @@ from spinnerf_ns.decoding import check_photo, photo_orientation, photo_size
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.hints import command
 from spinnerf_ns.scene.capture import Capture, load_capture
-from spinnerf_ns.scene.find import absent_photos, best_colmap_model, colmap_models, kind_of, mended_source
-from spinnerf_ns.scene.source import pose_again
+from spinnerf_ns.scene.find import best_colmap_model, colmap_models, kind_of, mended_source, unusable_photos
+from spinnerf_ns.scene.source import PHOTO_SUFFIXES, pose_again
 from spinnerf_ns.scene.workspace import Workspace
 
 Level = Literal["error", "warning", "ok"]
@@ -97,7 +98,7 @@ def check_capture(data: Path, workspace: Path | None = None, skip_missing: bool 
     try:
         kind = kind_of(data)
         place = Workspace.open(data, workspace)
-        check.unusable = {} if not skip_missing else absent_photos(data)
+        check.unusable = {} if not skip_missing else unusable_photos(data)
         skipped = {**place.skipped, **check.unusable}
         check.add("ok", "capture", _description(data, kind))
         check.capture = load_capture(data, skipped=skipped)
@@ -108,7 +109,7 @@ def check_capture(data: Path, workspace: Path | None = None, skip_missing: bool 
         elif broken:
             _report_broken(check, broken, workspace)
     except SpinnerfError as error:
-        check.add("error", "capture", str(error))
+        check.add("error", "capture", str(error), _way_on(data, workspace, skip_missing, str(error)))
         return check
     left_out = {**place.skipped, **check.unusable}
     if left_out:
@@ -164,8 +165,15 @@ def _description(data: Path, kind: str) -> str:
         text = f"COLMAP's model {best.relative_to(data)} with {models[best]} photos"
         others = [f"{model.relative_to(data)} ({count})" for model, count in models.items() if model != best]
         text += f"; not used: {', '.join(others)}" if others else ""
-    reasons = mended_source(data, absent_photos(data)).reasons if kind in (*names, "colmap") else []
+    reasons = mended_source(data, unusable_photos(data)).reasons if kind in (*names, "colmap") else []
     return f"{text}{'; ' + '; '.join(reasons) if reasons else ''}"
+
+
+def _way_on(data: Path, workspace: Path | None, skip_missing: bool, text: str) -> str | None:
+    """The command that goes on without photos that are no pictures, where they are what stopped the reader."""
+    if skip_missing or "--skip-missing" in text or "cannot be decoded" not in text:
+        return None
+    return "or go on without: " + command("ns-spinnerf", "check", data=data, workspace=workspace, skip_missing=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------- photos
@@ -223,6 +231,13 @@ def _photos(check: Check, capture: Capture, workspace: Workspace) -> None:
     elif max(sizes[-1]) > 2000:
         check.add("warning", "resolution", f"{sizes[-1][0]}x{sizes[-1][1]} is used; copies of half the size in images_2/ would be")
     check.findings += count_findings(capture)
+    posed = {view.path for view in views}
+    without = [path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES and path not in posed]
+    if without and len(posed) == len({path for path in posed if folder in path.parents}):
+        text = (
+            f"{len(without)} of {len(without) + len(posed)} in {folder.name}/ have no pose ({min(without).name}), and are not used"
+        )
+        check.add("warning", "photos", text)
     turned = [view.photo for view in views if photo_orientation(view.path) != 1]
     if turned:
         check.add(
@@ -317,6 +332,9 @@ def _masks(check: Check, capture: Capture, workspace: Workspace) -> None:
     masked = [view for view in capture.views if view.mask_path is not None]
     if masked:
         check.add("ok", "masks", f"{len(masked)} of {len(capture.views)} photos have masks of the capture: dark is not used")
+    elif (folder := capture.views[0].path.parent.parent / "masks").is_dir():
+        text = f"{folder} is not used: name its files in mask_path of every frame (white = use)"
+        check.add("warning", "masks", f"{text}, or point at the object with them: --masks {shlex.quote(str(folder))}")
     if len(workspace.object_free):
         check.add("ok", "object-free", f"{len(workspace.object_free)} photos are named object-free: truth, not trained on")
 

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spinnerf_ns.decoding import photo_size
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.scene.source import PHOTO_SUFFIXES, SPLITS, read_transforms, without_poses
 from spinnerf_ns.scene.transforms import (
@@ -187,14 +188,26 @@ def mended_source(data: Path, skipped: Collection[str] = (), downscale: int | No
     return result
 
 
-def absent_photos(data: Path) -> dict[str, str]:
-    """Photos that have a pose but no file, as the capture's files name them -> "absent"."""
+def unusable_photos(data: Path) -> dict[str, str]:
+    """Photos that have a pose but no file, or a file that is no picture, as the capture's files name them -> why.
+
+    Whether a picture is whole is not looked at: that takes reading all of it.
+    """
     meta, where = read_frames(data)
     folder = where.parent if where.suffix else where
-    found = {frame["file_path"]: from_elsewhere(folder, find_photo(folder / frame["file_path"])) for frame in meta["frames"]}
     smaller = [child for child in folder.glob("images_*") if child.is_dir()]
-    kept = (name for name, path in found.items() if path.is_file() or any((child / path.name).is_file() for child in smaller))
-    return {name: "absent" for name in found.keys() - set(kept)}
+    found = {}
+    for frame in meta["frames"]:
+        path = from_elsewhere(folder, find_photo(folder / frame["file_path"]))
+        path = next((file for file in (path, *(child / path.name for child in smaller)) if file.is_file()), None)
+        if path is None:
+            found[frame["file_path"]] = "absent"
+            continue
+        try:
+            photo_size(path)
+        except SpinnerfError:
+            found[frame["file_path"]] = "no picture"
+    return found
 
 
 def _blender_reasons(data: Path) -> list[str]:

@@ -9,6 +9,8 @@ positions in a map's metres, which float32 cannot hold. `mended` brings all of t
 from __future__ import annotations
 
 import math
+import shlex
+import struct
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,17 @@ import numpy as np
 
 from spinnerf_ns.decoding import photo_size
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.scene.source import PADDED, PHOTO_SUFFIXES, SPLITS, check_lens, check_photos_exist, check_places, read_transforms
+from spinnerf_ns.scene.source import (
+    PADDED,
+    PHOTO_SUFFIXES,
+    SPLITS,
+    check_lens,
+    check_photos_exist,
+    check_places,
+    check_rotation,
+    pose_again,
+    read_transforms,
+)
 
 MOST_PIXELS = 1600
 """Longer side above which a downscaled folder is used where there is one: nerfstudio's limit."""
@@ -81,6 +93,8 @@ def mended(
     if len(frames) < len(meta["frames"]):
         result.reasons.append(f"{len(meta['frames']) - len(frames)} photos are left out")
     check_places(np.array([np.array(frame["transform_matrix"], dtype=np.float64)[:3, 3] for frame in frames]), where)
+    for frame in frames:
+        check_rotation(np.array(frame["transform_matrix"], dtype=np.float64)[:3, :3], f"{where}: {frame['file_path']}")
     full = _find_all(folder, frames, where, result)
     factor = (downscaled_factor(folder, full) if downscale is None else downscale) if smaller else 1
     used = full if factor <= 1 else _downscaled(folder, full, factor, result)
@@ -319,7 +333,13 @@ def colmap_transforms(folder: Path, model: Path) -> dict[str, Any]:
         meta = parser._get_all_images_and_cameras(model)
     except (AssertionError, NotImplementedError, KeyError) as error:
         what = " ".join(str(error).split()) or "a camera model that nerfstudio does not have"
-        raise SpinnerfError(f"{model}: {what}; undistort the photos first: colmap image_undistorter") from error
+        output = folder.with_name(f"{folder.resolve().name}-undistorted")
+        paths = {"image_path": folder / "images", "input_path": model, "output_path": output}
+        again = shlex.join(["colmap", "image_undistorter", *(str(x) for k, v in paths.items() for x in (f"--{k}", v))])
+        raise SpinnerfError(f"{model}: {what}; undistort the photos first: {again}") from error
+    except (struct.error, OSError, ValueError, IndexError, MemoryError, OverflowError) as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise SpinnerfError(f"{model}: cannot be read as COLMAP's model ({what}); write it again: {pose_again(folder)}") from error
     for frame in meta["frames"]:
         frame["transform_matrix"] = np.asarray(frame["transform_matrix"]).tolist()
         frame["file_path"] = Path(frame["file_path"]).relative_to(folder).as_posix()

@@ -294,6 +294,42 @@ def test_absent_and_broken_photos_are_left_out_by_the_command_that_is_printed(tw
     assert len(manager.capture.views) == 10
 
 
+def test_a_photo_that_is_no_picture_can_be_left_out(twin, capsys):
+    with pytest.raises(SystemExit):
+        main(["check", "--data", str(heic(twin))])
+    printed = capsys.readouterr().out
+    main(shlex.split(printed[printed.index("ns-spinnerf ") :].splitlines()[0])[1:])
+    assert list(Workspace.open(twin).skipped.values()) == ["no picture"]
+
+
+@pytest.mark.parametrize("cut", [0, 4, 100, -20])
+def test_a_damaged_colmap_model_is_one_line(clean_twin, tmp_path, cut):
+    folder = as_colmap(clean_twin, tmp_path / "colmap", binary=True)
+    images = folder / "sparse/0/images.bin"
+    images.write_bytes(images.read_bytes()[:cut])
+    errors = check_capture(folder).of("error")
+    assert len(errors) == 1 and "sparse/0" in errors[0].text and "ns-process-data" in errors[0].text
+
+
+def test_a_colmap_pose_that_is_no_rotation_and_a_lens_that_is_not_known(clean_twin, tmp_path):
+    folder = as_colmap(clean_twin, tmp_path / "colmap")
+    images, cameras = folder / "sparse/0/images.txt", folder / "sparse/0/cameras.txt"
+    text = images.read_text()
+    second = text.splitlines()[3]
+    images.write_text(text.replace(second, " ".join([second.split()[0], "1 1 0 0", *second.split()[5:]])))
+    assert "no rotation" in check_capture(folder).of("error")[0].text
+    images.write_text(text)
+    cameras.write_text("1 THIN_PRISM_FISHEYE 128 96 100 100 64 48 0 0 0 0 0 0 0 0\n")
+    assert "colmap image_undistorter --image_path" in check_capture(folder).of("error")[0].text
+
+
+def test_photos_without_a_pose_and_masks_beside_them_are_told(twin):
+    shutil.copy(twin / "images/frame_0003.png", twin / "images/zzz.png")
+    (twin / "masks").mkdir()
+    told = " ".join(finding.line() for finding in check_capture(twin).of("warning"))
+    assert "1 of 13 in images/ have no pose (zzz.png)" in told and "--masks" in told
+
+
 def test_a_photo_cut_short_is_named_before_anything_works_on_it(twin):
     path = twin / frames(twin)[6]["file_path"]
     path.write_bytes(path.read_bytes()[:2000])

@@ -155,6 +155,8 @@ class MasksBenchmark:
     """given: as the capture is. own: its ply removed. swapped: the ply's axes swapped."""
     broken: tuple[str, ...] = ("none",)
     """What is wrong with a tenth of the tracked masks: none, shifted, empty, other, or mixed."""
+    true_masks: bool = False
+    """Whether the true masks stand for the tracked ones, some of them broken: where the tracker loses the object."""
     seeds: tuple[int, ...] = (0,)
     steps: int = 0
     """Steps of the segmentation field; 0: the -lite method's."""
@@ -182,11 +184,11 @@ class MasksBenchmark:
         from spinnerf_ns.runs import apply, method_config, train
 
         root = self._prepared(scene, points)
-        name = f"{scene.name}-{points}-{broken}-{seed}-{self.steps}"
+        name = f"{scene.name}-{points}-{'true-' if self.true_masks else ''}{broken}-{seed}-{self.steps}"
         workspace = Workspace.open(root, self.work / "workspaces" / name)
         if workspace.object_free != Workspace.open(root).object_free:
             workspace.set_object_free(Workspace.open(root).object_free)
-        masks = self._broken(root, broken)
+        masks = self._broken(scene, root, broken)
         config = method_config("spinnerf-seg-lite")
         if self.steps:
             with_steps(config, self.steps)
@@ -247,12 +249,12 @@ class MasksBenchmark:
             (root / "transforms.json").write_text(json.dumps(meta))
         return root
 
-    def _broken(self, root: Path, how: str) -> Path:
+    def _broken(self, scene: Path, root: Path, how: str) -> Path:
         """A folder of masks of which a tenth, evenly spread, are wrong."""
-        masks = Workspace.open(root).masks_2d
+        masks = scene / "truth/object_masks" if self.true_masks else Workspace.open(root).masks_2d
         if how == "none":
             return masks.resolve()
-        target = self.work / "masks" / f"{root.name}-{how}"
+        target = self.work / "masks" / f"{root.name}-{'true-' if self.true_masks else ''}{how}"
         shutil.rmtree(target, ignore_errors=True)
         files = sorted(masks.rglob("*.png"))
         wrong = np.linspace(0, len(files) - 1, max(1, round(0.1 * len(files))) + 2).round().astype(int)[1:-1]

@@ -90,6 +90,18 @@ def test_export_writes_a_dataset_with_equal_poses_and_untouched_pixels(scene, se
     assert {Path(name).stem for name in names["train_filenames"]} == {Path(photo).stem for photo in scene.train_photos}
 
 
+def test_the_manifest_says_whose_mask_was_taken_of_each_photo(scene, seg_run):
+    workspace = Workspace.open(scene.root)
+    records = workspace.records("render")
+    assert set(records) == {Path(photo).stem for photo in scene.train_photos}
+    for photo, record in records.items():
+        assert record["mask"] in ("field", "tracked", "others")
+        assert {"agreement", "tracked_with_others", "field_with_others", "depth_at_points"} <= set(record)
+        if record["mask"] == "tracked":
+            both = [load_object_mask(workspace.mask_path(kind, photo)) for kind in ("masks_2d", "masks_3d")]
+            assert np.array_equal(*both)
+
+
 def test_exported_depth_reads_back_through_nerfstudio(scene, seg_run):
     from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
     from nerfstudio.data.datasets.depth_dataset import DepthDataset

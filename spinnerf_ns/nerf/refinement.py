@@ -165,7 +165,8 @@ def choose(
     """The better one of a photo's masks.
 
     The field's mask is taken where the other photos' masks speak for it more than for the tracked one. Where they say
-    nothing, it is taken if it is nearly the tracked one.
+    nothing, it is taken if it is nearly the tracked one. Where there is no tracked mask, or one of something else, the field's
+    keeps the outline that the others say.
 
     Args:
         view: the photo.
@@ -174,17 +175,22 @@ def choose(
         others: what the tracked masks say.
         trusted: whether the field has learnt the scene (`FieldCheck`).
     """
-    rendered = refined(objectness, np.full(objectness.shape, 2, np.uint8) if label is None else label)
-    by_field = others.support(view, rendered)
+    knows = others.knows(view)
     if label is None:
+        outline = others.full(view).astype(np.uint8) if knows else np.full(objectness.shape, 2, np.uint8)
+        rendered = refined(objectness, outline)
+        by_field = others.support(view, rendered)
         # Where a field that knows the scene shows nothing, something may stand before the object.
-        if trusted or not others.knows(view) or by_field >= LEAST_SUPPORT:
-            doubtful = not trusted and not by_field >= LEAST_SUPPORT
-            return Choice(rendered, "field", float("nan"), float("nan"), by_field, doubtful)
+        if trusted or not knows:
+            return Choice(rendered, "field", float("nan"), float("nan"), by_field, doubtful=not trusted)
         return Choice(others.full(view), "others", float("nan"), float("nan"), by_field, True)
-    tracked = label == 1
+    tracked, rendered = label == 1, refined(objectness, label)
     same, by_tracked = agreement(tracked, rendered), others.support(view, tracked)
-    if not others.knows(view):
+    if by_tracked < LEAST_SUPPORT and agreement(objectness > OBJECTNESS_THRESHOLD, tracked) < LEAST_EXPLAINED:
+        # A mask of something else has no outline to keep.
+        rendered = refined(objectness, others.full(view).astype(np.uint8))
+    by_field = others.support(view, rendered)
+    if not knows:
         return Choice(
             *((rendered, "field") if trusted and same >= LEAST_AGREEMENT else (tracked, "tracked")),
             same, by_tracked, by_field, doubtful=same < LEAST_EXPLAINED,

@@ -93,6 +93,28 @@ def test_a_right_field_mends_wrong_masks_and_leaves_right_ones(views, true, trac
         assert (choice.source == "field") == (view.photo in ("p04", "p10", "p15"))
 
 
+def test_an_unsure_field_mends_wrong_masks_with_the_others_outline(views, true, tracked, others):
+    """Trained on a wrong mask in this photo, the field is sure of nothing in it."""
+    for photo in ("p04", "p10", "p15"):
+        view = views[int(photo[1:])]
+        unsure = np.where(true[photo], 0.7, 0.05)
+        choice = choose(view, unsure, label(tracked[photo]), others, trusted=True)
+        assert choice.source == "field" and agreement(choice.object_mask, true[photo]) > 0.85
+        lost = choose(view, np.where(true[photo], 0.55, 0.45), None, others, trusted=True)
+        assert agreement(lost.object_mask, true[photo]) > 0.85
+
+
+def test_what_stands_before_the_object_stays(views, true, others):
+    """In one photo most of it is hidden; tracked mask and field know that, the other photos cannot."""
+    view = views[9]
+    shown = true["p09"].copy()
+    rows = np.flatnonzero(shown.any(axis=1))
+    shown[: rows[0] + int(0.8 * len(rows))] = False
+    choice = choose(view, rendered(shown), label(shown), others, trusted=True)
+    assert np.array_equal(choice.object_mask, shown)
+    assert np.array_equal(choose(view, rendered(shown), None, others, trusted=True).object_mask, shown)
+
+
 @pytest.mark.parametrize("wrong", ["nothing", "shifted", "worn away", "everything"])
 def test_a_wrong_field_changes_no_right_mask(views, true, others, wrong):
     make = {

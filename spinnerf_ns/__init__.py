@@ -36,9 +36,9 @@ def _allow_nerfstudio_checkpoints() -> None:
     try:
         from numpy._core import multiarray
     except ImportError:  # numpy < 2
-        from numpy.core import multiarray
+        from numpy.core import multiarray  # type: ignore[no-redef]
     # Checkpoints name the function by the module path of the numpy that wrote them: allow both.
-    scalar = multiarray.scalar
+    scalar = multiarray.scalar  # type: ignore[attr-defined]
     allowed = [np.dtype, np.dtypes.Float64DType, scalar]
     allowed += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     try:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.trainer import TrainerConfig
@@ -21,7 +19,7 @@ from rich.progress import track
 
 from spinnerf_ns.accel.cpu import prepare_cpu
 from spinnerf_ns.accel.replaced import replaced
-from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, resize_mask
+from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD
 from spinnerf_ns.errors import STOPPED, SpinnerfError, last_line, one_line_at_the_end
 from spinnerf_ns.files import atomic_path, load_object_mask
 from spinnerf_ns.hints import command, say
@@ -29,11 +27,9 @@ from spinnerf_ns.nerf.data.datamanager import SpinnerfSegDataManager, SpinnerfSe
 from spinnerf_ns.nerf.data.inpaint_data import SpinnerfInpaintDataManagerConfig
 from spinnerf_ns.nerf.display import Provenance
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel, SpinnerfInpaintModelConfig
-from spinnerf_ns.nerf.refinement import SURE
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
 from spinnerf_ns.removal.config import BACKGROUND, ExportConfig
 from spinnerf_ns.runs import data_of, load_run, read_config, restore
-from spinnerf_ns.scene.view import View
 
 RUN_RECORD = "spinnerf_run.json"
 """In a run's folder: what the run used that its config.yml does not say."""
@@ -265,59 +261,9 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         Returns:
             The folder of the object-free capture.
         """
-        from spinnerf_ns.nerf.background_field import background_steps
-        from spinnerf_ns.nerf.mask_choice import MaskChoice
-        from spinnerf_ns.nerf.rendering import render_objectness_and_depth
-        from spinnerf_ns.removal.export import background_stage, export_removed, render_stage
+        from spinnerf_ns.removal.from_field import export_field
 
-        manager, capture, workspace = self.datamanager, self.datamanager.capture, self.datamanager.workspace
-        parameters = {"threshold": OBJECTNESS_THRESHOLD, "sure": SURE if config.keep_outline else OBJECTNESS_THRESHOLD}
-        choice: list[MaskChoice] = []  # made for the first photo: there may be nothing to do
-
-        def render(view: View) -> tuple:
-            objectness, z = render_objectness_and_depth(self.model, capture.cameras([view]), capture.world_scale, config.downscale)
-            label = manager.read_label(view)
-            if not config.keep_outline:
-                return objectness > OBJECTNESS_THRESHOLD, z, {"mask": "field"}
-            if not choice:
-                choice.append(MaskChoice(self.model, manager))
-                choice[0].say_check()
-            chosen, depth = choice[0].choose(view, objectness, label), choice[0].depth_agreement(view, z)
-            return chosen.object_mask, z, {**chosen.record(), "depth_at_points": round(depth, 4) if depth == depth else None}
-
-        masks = [manager.mask_file(view) for view in capture.views] if config.keep_outline else []
-        render_stage(capture, workspace, render, config, [checkpoint, *(path for path in masks if path is not None)], parameters)
-        if choice:
-            choice[0].say_photos()
-        steps = background_steps(config.background_steps, int(checkpoint.stem.removeprefix("step-")) + 1)
-        if steps > 0:
-            background_stage(capture, workspace, partial(self._fit_background, config, steps), config, {"steps": steps})
-        return export_removed(capture, workspace, config)
-
-    def _fit_background(self, config: ExportConfig, steps: int, regions: dict[str, Any], path: Path) -> Callable:
-        """Fits a field to what lies outside the regions, writes it, and returns what renders its depth."""
-        from spinnerf_ns.nerf.background_field import BackgroundField, fit_background
-        from spinnerf_ns.nerf.rendering import render_depth
-        from spinnerf_ns.removal.export import object_points, views_with_object
-        from spinnerf_ns.scene.hull import visual_hull
-
-        manager, capture = self.datamanager, self.datamanager.capture
-        pool = manager.train_pool
-        flat = [
-            resize_mask(regions[manager.view_of(name).photo], (int(height), int(width))).reshape(-1)
-            for name, height, width in zip(manager.train_dataset.image_filenames, pool.heights, pool.widths, strict=True)
-        ]
-        model = fit_background(self.model, manager, torch.from_numpy(np.concatenate(flat)), steps)
-        BackgroundField.of(model, capture.world_to_training).save(path)
-        views = views_with_object(capture, manager.workspace)
-        unsure = [regions[view.photo] | ~view.valid_mask() for view in views]  # what may not be used says nothing of the object
-        surface = object_points(manager.workspace, views)
-        model.empty_hull(visual_hull(views, unsure, surface), capture.world_to_training)
-
-        def render(view: View) -> Any:
-            return render_depth(model, capture.cameras([view]), capture.world_scale, config.downscale)
-
-        return render
+        return export_field(self.model, self.datamanager, checkpoint, config)
 
 
 def export_run(load_config: Path, config: ExportConfig, data: Path | None = None) -> Path:

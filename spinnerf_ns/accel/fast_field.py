@@ -41,7 +41,8 @@ def accelerate_proposals(module: nn.Module) -> int:
             changed += 1
     for part in module.modules():
         if isinstance(getattr(part, "density_fns", None), list):
-            part.density_fns = [_renewed(density_fn) for density_fn in part.density_fns]
+            own: Any = part.density_fns
+            part.density_fns = [_renewed(density_fn) for density_fn in own]  # type: ignore[assignment]
     return changed
 
 

@@ -60,7 +60,7 @@ def _by_scipy(excess: Integers, edges: Integers, between: Integers) -> npt.NDArr
 
 
 def _declare(library: ctypes.CDLL) -> None:
-    library.spinnerf_min_cut.argtypes = [ctypes.c_int32, ctypes.c_int32] + 5 * [ctypes.c_void_p]
+    library.spinnerf_min_cut.argtypes = [ctypes.c_int32, ctypes.c_int32, *5 * [ctypes.c_void_p]]
     library.spinnerf_min_cut.restype = ctypes.c_int32
 
 

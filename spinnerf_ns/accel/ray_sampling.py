@@ -41,7 +41,7 @@ def accelerate(module: nn.Module) -> int:
             part.__class__ = FastPDFSampler
         elif type(part) in (PlacedPiecewiseSampler, UniformLinDispPiecewiseSampler):
             # Its spacing is a pair of closures: what their radius is shows in the inverse, 2 * radius * s for a small s.
-            part.radius = 2.0 * float(part.spacing_fn_inv(torch.tensor(0.25)))
+            part.radius = 2.0 * float(part.spacing_fn_inv(torch.tensor(0.25)))  # type: ignore[assignment, operator]
             part.__class__ = FastPiecewiseSampler
         else:
             continue

@@ -108,7 +108,7 @@ class _NativeWeights(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         inputs, wants = ctx.saved_tensors, ctx.needs_input_grad
         if not torch.is_grad_enabled():
-            return _weights_backward(*inputs, grad, *wants)
+            return _weights_backward(*inputs, grad, *wants)  # type: ignore[call-arg]
         # create_graph=True: the gradient itself is to be differentiated
         wanted = [tensor for tensor, wants_own in zip(inputs, wants, strict=True) if wants_own]
         found = iter(torch.autograd.grad(torch_weights(*inputs), wanted, grad, create_graph=True))

@@ -126,7 +126,7 @@ def fit_background(like: SpinnerfModel, manager: SpinnerfDataManager, regions: T
             outputs = model(rays)
             losses = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
             optimizer.zero_grad()
-            sum(losses.values()).backward()
+            sum(losses.values()).backward()  # type: ignore[union-attr]
             optimizer.step()
             schedule.step()
             for callback in callbacks:

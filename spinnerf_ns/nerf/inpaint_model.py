@@ -55,7 +55,8 @@ class SpinnerfInpaintModel(SpinnerfModel):
         """Lets a model that was started from a trained field go on as one that was trained: samples follow the proposal networks
         from the first step on, which learn in one step of a few. To be called before training callbacks are made."""
         # A copy: the configuration may be used for another run.
-        self.config = replace(self.config, proposal_warmup=1, proposal_weights_anneal_max_num_iters=1)
+        at_once = {"proposal_warmup": 1, "proposal_weights_anneal_max_num_iters": 1}
+        self.config = replace(self.config, **at_once)
         self.started_from_field.fill_(True)
 
     @property

@@ -20,7 +20,7 @@ torch, uint8 or float in [0, 1]; a pair of different sizes is compared at the sm
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,9 @@ def evaluate_pair(
         figures[f"mse_{variant}"] = float(squared[region].mean())
         figures[f"pixels_{variant}"] = float(np.count_nonzero(region))
         figures[f"psnr_{variant}"] = psnr_from_mse(figures[f"mse_{variant}"])
-    for name, measure in [("ssim", _ssim), *((network.name, partial(_lpips, network, device)) for network in networks)]:
+    measures: list[tuple[str, Callable]] = [("ssim", _ssim)]
+    measures += [(network.name, partial(_lpips, network, device)) for network in networks]
+    for name, measure in measures:
         figures[f"{name}_full"], spatial = measure(a, b)
         if not valid.all() and name == "ssim":
             figures["ssim_full"] = float(spatial[valid].mean())

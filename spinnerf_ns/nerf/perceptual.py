@@ -143,7 +143,7 @@ class LpipsLoss:
 
     def _features(self, pictures: Tensor) -> list[Tensor]:
         pictures = _at_least(pictures, LPIPS_MIN_SIDE)
-        outputs = self.network.net(self.network.scaling_layer(2 * pictures - 1))
+        outputs = self.network.net(self.network.scaling_layer(2 * pictures - 1))  # type: ignore[operator]
         return [_unit_length(features) for features in outputs]
 
 

@@ -191,10 +191,9 @@ def choose(
         rendered = refined(objectness, others.full(view).astype(np.uint8))
     by_field = others.support(view, rendered)
     if not knows:
-        return Choice(
-            *((rendered, "field") if trusted and same >= LEAST_AGREEMENT else (tracked, "tracked")),
-            same, by_tracked, by_field, doubtful=same < LEAST_EXPLAINED,
-        )  # fmt: skip
+        by_field_alone = trusted and same >= LEAST_AGREEMENT
+        chosen, source = (rendered, "field") if by_field_alone else (tracked, "tracked")
+        return Choice(chosen, source, same, by_tracked, by_field, doubtful=same < LEAST_EXPLAINED)
     if trusted and by_field >= by_tracked + MARGIN:
         return Choice(rendered, "field", same, by_tracked, by_field, doubtful=by_field < LEAST_SUPPORT)
     if by_tracked < LEAST_SUPPORT and not trusted:

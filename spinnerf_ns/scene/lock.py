@@ -52,7 +52,7 @@ class WorkspaceLock:
             lock, count, made = _held[own]
             _held[own] = (lock, count + 1, made)
             return self
-        made: list[Path] = []
+        made = []
         try:
             made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
             self.root.mkdir(parents=True, exist_ok=True)

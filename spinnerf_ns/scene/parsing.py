@@ -198,7 +198,9 @@ def _add_source_poses(parser: Nerfstudio, meta: dict[str, Any], frames: dict[str
     if known is None:
         raise SpinnerfError(f"{transforms_path(parser)}: no photo is in any split; name some in train_filenames")
     placed = [(frame.c2w, frame.training_c2w.double().numpy()) for frame in frames.values()]
-    world_to_training = similarity_between(*zip(*placed, strict=True), parser_scale(meta, train))
+    world_to_training = similarity_between(
+        [own for own, _ in placed], [training for _, training in placed], parser_scale(meta, train)
+    )
     for path, entry, pose in left_over:
         training = transform_pose(world_to_training, pose)
         frame = _frame_from_json(parser, meta, entry, path, pose, training, known)

@@ -117,7 +117,8 @@ class _Votes:
 
 def _votes(views: Sequence[View], read: Callable[[View], CleanPhoto], points: npt.NDArray[np.float64]) -> _Votes:
     number = len(points)
-    votes = _Votes(*(np.zeros(number, np.int64) for _ in range(5)), np.zeros((len(views), number), bool))
+    counts = [np.zeros(number, np.int64) for _ in range(5)]
+    votes = _Votes(*counts, seen=np.zeros((len(views), number), bool))
     for index, view in enumerate(views if number else ()):
         xy, depth = project(view, points)
         with np.errstate(invalid="ignore"):

@@ -281,7 +281,7 @@ def blender_transforms(folder: Path) -> dict[str, Any]:
         if len(files) > 1:
             meta[f"{split}_filenames"] = [frame["file_path"] for frame in meta["frames"][-len(own["frames"]) :]]
     seen: set[str] = set()
-    meta["frames"] = [f for f in meta["frames"] if not (f["file_path"] in seen or seen.add(f["file_path"]))]
+    meta["frames"] = [f for f in meta["frames"] if not (f["file_path"] in seen or seen.add(f["file_path"]))]  # type: ignore[func-returns-value]
     if len(files) > 1:
         for split in SPLITS:  # one of val and test stands for the other
             other = meta.get("val_filenames", meta.get("test_filenames"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def read_given(
     Raises:
         SpinnerfError: a file is no mask, or of another size than its photo; id maps without an id, or none that has it.
     """
-    masks, named, sizes = {}, {}, Counter[tuple[int, ...]]()
+    masks, named, sizes = {}, {}, Counter[Any]()
     for photo, path in paths.items():
         decoded, view = decode_mask(path), views[photo]
         named[photo] = decoded

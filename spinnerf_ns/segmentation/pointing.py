@@ -84,7 +84,8 @@ def original_of(path: Path) -> Original:
     try:
         with Image.open(chosen) as image:
             orientation = int(image.getexif().get(ORIENTATION_TAG, 1))
-            return Original(chosen, *image.size, orientation if 1 <= orientation <= 8 else 1)
+            width, height = image.size
+            return Original(chosen, width, height, orientation if 1 <= orientation <= 8 else 1)
     except (OSError, ValueError, SyntaxError):  # no picture: whoever decodes it says so
         return Original(path, 0, 0)
 

@@ -194,7 +194,7 @@ def _conjugate_gradient(system, target, start, preconditioner, tolerance: float 
     z = preconditioner * residual
     direction = z.copy()
     rho = residual @ z
-    enough = tolerance * max(np.linalg.norm(target), 1e-12)
+    enough = tolerance * max(float(np.linalg.norm(target)), 1e-12)
     for _ in range(steps):
         if np.linalg.norm(residual) <= enough:
             break

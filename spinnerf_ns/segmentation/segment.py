@@ -121,7 +121,7 @@ def segment_capture(
                 sources, tracked = made
             _refuse_lost(views, sources, tracked)
             for view in views:
-                record = {}
+                record: dict[str, dict] = {}
                 for name, in_photos in tracked.items():
                     object_mask, given = in_photos[view.photo], view.photo in sources.get(name, {})
                     if object_mask is None:

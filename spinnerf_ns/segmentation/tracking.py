@@ -69,7 +69,7 @@ def track_objects(
 
     try:
         if at_once:
-            masks = tracker.track_objects(readers, by_index, follow(open_objects))
+            masks = tracker.track_objects(readers, by_index, follow(open_objects))  # type: ignore[union-attr]
         else:
             masks = {name: tracker.track(readers, by_index[name], follow([name])) for name in open_objects}
     finally:

@@ -195,7 +195,8 @@ class _Planter:
         for name in left_out:
             for kind in ("images", "images_with_object", "object_masks"):
                 (root / "truth" / kind / name.removeprefix("images/")).unlink()
-        self.sources, self.views, self.names = ([every[i] for i in used] for every in (self.sources, self.views, self.names))
+        self.sources, self.views = [self.sources[i] for i in used], [self.views[i] for i in used]
+        self.names = [self.names[i] for i in used]
         planted, visible = [planted[i] for i in used], visible[used]
         test = self._test_photos([each.object_mask for each in planted])
         for index, name in enumerate(self.names):

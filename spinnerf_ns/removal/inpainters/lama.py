@@ -24,7 +24,7 @@ from spinnerf_ns.removal.disparity.network import inpaint_as_picture
 from spinnerf_ns.removal.inpainters.base import PhotoInpainter, crop_around
 from spinnerf_ns.removal.inpainters.resources import GIGABYTE, free_memory, pick_device
 from spinnerf_ns.removal.inpainters.upsampling import guided_upsample, reduce_known
-from spinnerf_ns.weights.store import WEIGHTS, ensure_weights, load_torchscript
+from spinnerf_ns.weights.store import WEIGHTS, WeightsFile, ensure_weights, load_torchscript
 
 WEIGHTS_NAME = "big-lama"
 """The published file's name in the table of weights."""
@@ -89,7 +89,9 @@ class LamaInpainter(PhotoInpainter):
             return
         device = pick_device(self.device, "inpainter 'lama'")
         path = ensure_weights(WEIGHTS_NAME, path=self.weights)
-        self._network = load_torchscript(path, WEIGHTS[WEIGHTS_NAME].sha256, self.trust_weights, str(device))
+        known = WEIGHTS[WEIGHTS_NAME]
+        assert isinstance(known, WeightsFile)
+        self._network = load_torchscript(path, known.sha256, self.trust_weights, str(device))
         self._path, self._device = path, device
         limit = MEMORY_SHARE * free_memory(device) if self.memory_limit is None else self.memory_limit * GIGABYTE
         self._most_pixels = int(limit / BYTES_PER_PIXEL)

@@ -183,7 +183,7 @@ class Field:
 
     def vote(self, sharpness: float) -> None:
         """Sets the gap's pixels to what the sources show there; see `voted`."""
-        self.level.image[self.level.piece] = self.voted(*np.nonzero(self.level.piece), sharpness)
+        self.level.image[self.level.piece] = self.voted(*np.nonzero(self.level.piece), sharpness)  # type: ignore[call-arg]
 
     def voted(self, rows: Indices, columns: Indices, sharpness: float) -> Floats:
         """(K, 3): for each of K pixels the mean of what the sources of the patches around it show there.

@@ -104,7 +104,7 @@ def _detail(small: Floats, small_to_fill: BoolMask, residual: Floats, to_fill: B
 
 def _patches(small: Floats, corners: npt.NDArray[np.int64]) -> Floats:
     """(N, PATCH * PATCH * 3) the patches with these top left corners."""
-    windows = np.lib.stride_tricks.sliding_window_view(small, (PATCH, PATCH), axis=(0, 1))
+    windows = np.lib.stride_tricks.sliding_window_view(small, (PATCH, PATCH), axis=(0, 1))  # type: ignore[call-overload]
     return windows[corners[:, 0], corners[:, 1]].reshape(len(corners), -1)
 
 

@@ -67,7 +67,8 @@ def continued(
     nodes = coarse_region | rim
     number = np.full(nodes.shape, -1)
     number[nodes] = np.arange(nodes.sum())
-    at = tuple(axis[nodes] for axis in np.broadcast_arrays(rows[:, None], columns[None]))
+    every_row, every_column = np.broadcast_arrays(rows[:, None], columns[None])
+    at = (every_row[nodes], every_column[nodes])
     depths = plane_depths(layer.view, *at, planes)
     rest = shown_surfaces(layer.view, layer.z_visible, region, planes)[at] == REST
     found = np.where(rest, layer.z_visible[at], np.nan)

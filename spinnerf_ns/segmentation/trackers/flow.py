@@ -20,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
@@ -177,7 +178,7 @@ class _Run:
         """The photo at working size, and its full (height, width)."""
         if index not in self._photos:
             image = self.images[index]()
-            shape = image.shape[:2]
+            shape = (image.shape[0], image.shape[1])
             scale = min(1.0, self.options.photo_size / max(shape))
             if scale < 1:
                 size = (max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale)))
@@ -328,7 +329,7 @@ class _Prior:
     def fitted(self) -> Floats | None:
         """(H, W) probability at the photo's full size, or None if the fit went astray."""
         total = sum(weight for _, _, weight, _ in self.evidence)
-        warped = sum(probability * weight for _, probability, weight, _ in self.evidence) / (total + 1e-6)
+        warped: Any = sum(probability * weight for _, probability, weight, _ in self.evidence) / (total + 1e-6)
         unseen = np.max([inside for *_, inside in self.evidence], axis=0) < 0.5  # outside of all the references' frames
         probability = self._fit(warped.astype(np.float32), unseen)
         before, after = float((warped > 0.5).sum()), float(((probability > 0.5) & ~unseen).sum())

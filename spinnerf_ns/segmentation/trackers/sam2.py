@@ -164,7 +164,7 @@ class _Run:
         if self._photo is None or self._photo[0] != index:
             image = self.images[index]()
             pixels = self.processor(images=image, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
-            self._photo = (index, pixels.to(self.network.device), image.shape[:2])
+            self._photo = (index, pixels.to(self.network.device), (image.shape[0], image.shape[1]))
         return self._photo[1:]
 
     # ------------------------------------------------------------------------------------------------------------ steps

@@ -181,7 +181,7 @@ def test_long_tracks_are_thinned_evenly(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "lens, reason",
-    [({"k4": 0.1}, "k4"), ({"camera_model": "OPENCV_FISHEYE"}, "tangential"), ({"camera_model": "EQUIRECTANGULAR"}, "EQUI")],
+    [({"k4": 0.1}, "k4"), ({"camera_model": "OPENCV_FISHEYE"}, "tangential")],
 )
 def test_a_lens_without_a_colmap_model_is_named(tmp_path, lens, reason):
     capture = load_capture(make_capture(tmp_path, 3, **lens))

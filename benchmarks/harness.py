@@ -20,7 +20,7 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from spinnerf_ns.evaluation.baselines import masked_nerf
 from spinnerf_ns.evaluation.truth.twin import TwinConfig, TwinScene, write_twin
 from spinnerf_ns.files import load_object_mask, save_object_mask
-from spinnerf_ns.nerf.base_model import CachedLpips
+from spinnerf_ns.nerf.image_metrics import CachedLpips
 from spinnerf_ns.runs import NEVER, apply, method_config, seed_everything
 from spinnerf_ns.scene.workspace import Workspace
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
@@ -25,11 +25,13 @@ from spinnerf_ns.files import atomic_path, load_object_mask
 from spinnerf_ns.hints import command, say
 from spinnerf_ns.nerf.data.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig
 from spinnerf_ns.nerf.data.inpaint_data import SpinnerfInpaintDataManagerConfig
-from spinnerf_ns.nerf.display import Provenance
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModel, SpinnerfInpaintModelConfig
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel, SpinnerfSegModelConfig
 from spinnerf_ns.removal.config import BACKGROUND, ExportConfig
 from spinnerf_ns.runs import data_of, load_run, read_config, restore
+
+if TYPE_CHECKING:
+    from spinnerf_ns.nerf.display import Provenance
 
 RUN_RECORD = "spinnerf_run.json"
 """In a run's folder: what the run used that its config.yml does not say."""
@@ -47,6 +49,7 @@ class SpinnerfPipeline(VanillaPipeline):
 
     def _find_provenance(self) -> Provenance | None:
         """Which surfaces were invented, by the masks that an export wrote; None without one."""
+        from spinnerf_ns.nerf.display import Provenance
         from spinnerf_ns.removal.export import views_with_object
         from spinnerf_ns.scene.removed import FILES, read_removed
 

@@ -25,8 +25,9 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from spinnerf_ns.accel.nerfacto import accelerate_nerfacto
 from spinnerf_ns.accel.replaced import replaced
 from spinnerf_ns.nerf.background_field import LAST_RATE, RATE
-from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY, without_lpips_download
+from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY
 from spinnerf_ns.nerf.data.inpaint_data import SpinnerfInpaintDataManager, SpinnerfInpaintDataManagerConfig
+from spinnerf_ns.nerf.image_metrics import without_lpips_download
 from spinnerf_ns.runs import apply, load_run, method_config, restore, with_steps
 from spinnerf_ns.scene.removed import TRANSFORMS_MASKED
 

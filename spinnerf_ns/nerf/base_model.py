@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
@@ -15,17 +15,17 @@ from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.model_components.losses import orientation_loss, pred_normal_loss, scale_gradients_by_distance_squared
-from nerfstudio.models import nerfacto
 from nerfstudio.models.nerfacto import NerfactoModel, NerfactoModelConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from spinnerf_ns.accel import ray_weights
-from spinnerf_ns.accel.nerfacto import accelerate_nerfacto
-from spinnerf_ns.accel.replaced import replaced
 from spinnerf_ns.accel.scene_placement import PlacedContraction, PlacedPiecewiseSampler
 from spinnerf_ns.nerf.data.pixel_samplers import Family, RayLayout
-from spinnerf_ns.nerf.display import OnDemand, Provenance
+from spinnerf_ns.nerf.image_metrics import Psnr, without_lpips_download
 from spinnerf_ns.nerf.losses import sparse_depth_loss, stop_geometry
+
+if TYPE_CHECKING:
+    from spinnerf_ns.nerf.display import Provenance
 
 LEAST_ACCUMULATION = 0.5
 """A ray that accumulates less than this hit nothing: its depth is unknown."""
@@ -98,6 +98,8 @@ class SpinnerfModel(NerfactoModel):
     def accelerate(self) -> None:
         """Puts the fast path in place of nerfstudio's torch path, if so configured; called once all fields are built."""
         if self.config.fast_hash_grid:
+            from spinnerf_ns.accel.nerfacto import accelerate_nerfacto  # ns-train --help waits for each import
+
             accelerate_nerfacto(self)
 
     @contextmanager
@@ -189,6 +191,8 @@ class SpinnerfModel(NerfactoModel):
 
         A viewer takes only what is chosen in it; for that it is rendered at once, and the others are left black.
         """
+        from spinnerf_ns.nerf.display import OnDemand
+
         bundle = camera.generate_rays(camera_indices=0, keep_shape=True, obb_box=obb_box)
         outputs = OnDemand(self._shown(bundle))
         for name in self.display_outputs():
@@ -342,57 +346,3 @@ def rendered_samples(outputs: dict, layout: RayLayout, family: Family) -> tuple[
         for values in (outputs["weights_list"][-1], samples.starts, samples.ends, outputs["directions_norm"])
     )
     return weights, (starts + ends) / 2, norm
-
-
-class Psnr(nn.Module):
-    """The peak signal-to-noise ratio of values in [0, 1], in dB. torchmetrics' also adds up all steps, which nobody reads."""
-
-    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Two tensors of one shape -> scalar."""
-        with torch.no_grad():
-            return -10.0 * torch.log10((prediction - target).square().mean())
-
-
-class CachedLpips(nn.Module):
-    """The LPIPS metric of nerfacto's evaluation, from weights that are already on this machine; NaN where they are not.
-
-    The network is built at the first call and kept outside the module tree, so that neither construction nor a checkpoint
-    holds it.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-        self._state: dict[str, Any] = {}
-
-    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] twice -> scalar."""
-        if "loss" not in self._state:
-            self._state["loss"] = self._build(prediction.device)
-        loss = self._state["loss"]
-        if loss is None:
-            return torch.tensor(float("nan"))
-        with torch.no_grad():
-            return loss(prediction, target).mean()
-
-    @staticmethod
-    def _build(device: torch.device) -> Any:
-        from spinnerf_ns.errors import SpinnerfError
-        from spinnerf_ns.nerf.perceptual import make_perceptual_loss
-
-        try:
-            return make_perceptual_loss("lpips-alex", device=device, allow_download=False)
-        except (SpinnerfError, ImportError):
-            return None
-
-
-@contextmanager
-def without_lpips_download() -> Iterator[None]:
-    """Nerfacto builds torchmetrics' LPIPS when it is constructed, which downloads 233 MB; here it gets `CachedLpips`."""
-    from torchmetrics.image import lpip
-
-    with replaced(lpip, LearnedPerceptualImagePatchSimilarity=CachedLpips):
-        if hasattr(nerfacto, "LearnedPerceptualImagePatchSimilarity"):  # later versions of nerfstudio import it at the module's top
-            with replaced(nerfacto, LearnedPerceptualImagePatchSimilarity=CachedLpips):
-                yield
-        else:
-            yield

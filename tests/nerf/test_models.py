@@ -10,8 +10,9 @@ from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.models.nerfacto import NerfactoModelConfig
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY, CachedLpips
+from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY
 from spinnerf_ns.nerf.data.pixel_samplers import RayLayout
+from spinnerf_ns.nerf.image_metrics import CachedLpips
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModelConfig
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModelConfig
 from tests.nerf.conftest import build, bundle

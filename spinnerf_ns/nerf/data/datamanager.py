@@ -31,15 +31,13 @@ from spinnerf_ns.nerf.data.dataset import AnnotatedDataset, ShownDataset, build_
 from spinnerf_ns.nerf.data.pixel_samplers import PixelPool, RayLayout, sample_usable
 from spinnerf_ns.nerf.losses import UNKNOWN
 from spinnerf_ns.scene.capture import Capture, capture_from_dataparser
-from spinnerf_ns.scene.check import require_depth
-from spinnerf_ns.scene.find import settled_dataparser
-from spinnerf_ns.scene.points import SparsePoints, visible_depths
 from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import Workspace
-from spinnerf_ns.stereo.points import points_of
 
+# What a configuration does not need is imported where it is used: ns-train --help waits for each import.
 if TYPE_CHECKING:
     from spinnerf_ns.nerf.refinement import Consensus
+    from spinnerf_ns.scene.points import SparsePoints
 
 
 class WholeSceneSampler:
@@ -85,6 +83,8 @@ class SpinnerfDataManager(VanillaDataManager):
             data = Path(data)
             skipped = Workspace.open(data, config.workspace).skipped if data.exists() else {}
             # A run's config.yml is written before this and keeps the registered parser, so that it loads everywhere.
+            from spinnerf_ns.scene.find import settled_dataparser
+
             config.dataparser = settled_dataparser(config.dataparser, data, skipped)
         super().__init__(config, *args, **kwargs)
 
@@ -105,6 +105,8 @@ class SpinnerfDataManager(VanillaDataManager):
 
     def find_points(self) -> SparsePoints | None:
         """Hook: where the points come from."""
+        from spinnerf_ns.stereo.points import points_of
+
         return points_of(self.capture, self.workspace)
 
     @property
@@ -128,6 +130,7 @@ class SpinnerfDataManager(VanillaDataManager):
     def create_train_dataset(self) -> AnnotatedDataset:
         """The train split, without object-free photos; with the scene's bounds for the model."""
         from spinnerf_ns.scene.bounds import scene_bounds
+        from spinnerf_ns.scene.check import require_depth
 
         require_depth(self.capture)
         object_free = set(self.workspace.object_free)
@@ -175,6 +178,8 @@ class SpinnerfDataManager(VanillaDataManager):
 
     def _read_sparse_depth(self) -> tuple[Tensor, Tensor]:
         """Flat pixel indices (K,) of the sparse points that training photos show, and their disparities (K,)."""
+        from spinnerf_ns.scene.points import visible_depths
+
         points = self.points if self.config.sparse_num_rays else None
         pool, scale = self.train_pool, self.capture.world_scale
         flat, disparity = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]

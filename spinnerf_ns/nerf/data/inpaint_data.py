@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -21,10 +21,10 @@ from spinnerf_ns.nerf.data.datamanager import SpinnerfDataManager, SpinnerfDataM
 from spinnerf_ns.nerf.data.pixel_samplers import RayLayout, sample_list, sample_patches, sample_usable
 from spinnerf_ns.scene.camera_path import most_unseen_near_middle
 from spinnerf_ns.scene.outputs import is_readable
-from spinnerf_ns.scene.points import SparsePoints
-from spinnerf_ns.scene.removed import TRANSFORMS
 from spinnerf_ns.scene.workspace import Workspace
-from spinnerf_ns.stereo.points import points_of
+
+if TYPE_CHECKING:
+    from spinnerf_ns.scene.points import SparsePoints
 
 
 @dataclass
@@ -96,6 +96,8 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
 
     def find_points(self) -> SparsePoints | None:
         """The source's: features of a filled region are no features of the scene."""
+        from spinnerf_ns.stereo.points import points_of
+
         return points_of(self.capture, self.workspace, make=False)
 
     def extras(self, path: Path, shape: tuple[int, int]) -> dict[str, Tensor]:
@@ -257,6 +259,8 @@ def find_removed(data: Path, workspace: Path | None = None) -> Path:
     Raises:
         SpinnerfError: there is no export, or its transforms.json is damaged.
     """
+    from spinnerf_ns.scene.removed import TRANSFORMS
+
     folder = data.parent if data.suffix == ".json" else data
     inside = (workspace if workspace is not None else folder / WORKSPACE_FOLDER) / "removed"
     if (folder / "object_masks").is_dir():

@@ -232,8 +232,9 @@ def _photos(check: Check, capture: Capture, workspace: Workspace) -> None:
         check.add("warning", "resolution", f"{sizes[-1][0]}x{sizes[-1][1]} is used; copies of half the size in images_2/ would be")
     check.findings += count_findings(capture)
     posed = {view.path for view in views}
-    without = [path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES and path not in posed]
-    if without and len(posed) == len({path for path in posed if folder in path.parents}):
+    beside = [path for parent in {path.parent for path in posed} for path in parent.iterdir()]  # not label/ below them
+    without = [path for path in beside if path.suffix.lower() in PHOTO_SUFFIXES and path not in posed]
+    if without:
         text = (
             f"{len(without)} of {len(without) + len(posed)} in {folder.name}/ have no pose ({min(without).name}), and are not used"
         )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 CHECKED = 12
 """Photos, evenly spread, by which the field is judged."""
 
-CHECK_WIDTH = 128
+CHECK_WIDTH = 200
 """They are rendered at about this width."""
 
 
@@ -82,7 +82,7 @@ class MaskChoice:
 
     def choose(self, view: View, objectness: npt.NDArray[np.floating], label: npt.NDArray[np.uint8] | None) -> Choice:
         """A photo's mask; arguments as of `refinement.choose`."""
-        choice = choose(view, objectness, label, self.others, self.check.trusted)
+        choice = choose(view, objectness, label, self.others, self.check.trusted, self.check.fine)
         if choice.doubtful:
             self.doubtful.append(view.photo)
         if choice.source == "tracked" and choice.agreement < LEAST_AGREEMENT and self.check.trusted:

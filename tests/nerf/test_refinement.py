@@ -115,6 +115,22 @@ def test_what_stands_before_the_object_stays(views, true, others):
     assert np.array_equal(choose(view, rendered(shown), None, others, trusted=True).object_mask, shown)
 
 
+def test_only_a_fine_field_mends_an_outline_that_all_masks_lack(views, true):
+    """The tracked masks of all photos lack the lowest part, so the others speak against a field that has it."""
+    short = {}
+    for view in views:
+        rows = np.flatnonzero(true[view.photo].any(axis=1))
+        short[view.photo] = true[view.photo].copy()
+        short[view.photo][rows[-3] :] = False
+    others, view = Consensus(views, list(short.values())), views[8]
+    whole, label_short = rendered(true[view.photo]), label(short[view.photo])
+    assert choose(view, whole, label_short, others, trusted=True).source == "tracked"
+    assert np.array_equal(choose(view, whole, label_short, others, trusted=True, fine=True).object_mask, true[view.photo])
+    much = rendered(np.roll(true[view.photo], 8, axis=1))
+    assert choose(view, much, label_short, others, trusted=True, fine=True).source == "tracked"
+    assert FieldCheck.of([0.95, 0.93], []).fine and not FieldCheck.of([0.9, 0.9], []).fine
+
+
 @pytest.mark.parametrize("wrong", ["nothing", "shifted", "worn away", "everything"])
 def test_a_wrong_field_changes_no_right_mask(views, true, others, wrong):
     make = {

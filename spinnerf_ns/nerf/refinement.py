@@ -176,7 +176,11 @@ class Choice:
 
 
 def choose(
-    view: View, objectness: npt.NDArray[np.floating], label: npt.NDArray[np.uint8] | None, others: Consensus, trusted: bool,
+    view: View,
+    objectness: npt.NDArray[np.floating],
+    label: npt.NDArray[np.uint8] | None,
+    others: Consensus,
+    trusted: bool,
     fine: bool = False,
 ) -> Choice:
     """The better one of a photo's masks.

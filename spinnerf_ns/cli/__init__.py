@@ -13,6 +13,7 @@ COMMANDS = {
     "export": ("export:Export", "masks, depth and the object-free capture from a trained spinnerf-seg run"),
     "remove": ("remove:Remove", "all of it: segment, train, export, train; resumable"),
     "video": ("video:Video", "the scene with and without the object along a camera path, as a video"),
+    "splat": ("splat:Splat", "a trained field as Gaussian splats, without a GPU"),
     "convert-llff": ("convert_llff:ConvertLlff", "an LLFF or SPIn-NeRF folder as a nerfstudio dataset"),
     "evaluate": ("evaluate:Evaluate", "all figures of a finished run on its test photos, with a report"),
     "benchmark": ("benchmark:Benchmark", "scenes x methods x seeds: how well each removes a known object"),

@@ -62,7 +62,9 @@ def fused(shots: Sequence[Shot]) -> Splats:
     """Splats of the surfaces that pictures show, in the colours that they were seen in (steps 1 to 3)."""
     points = [_points(shot) for shot in shots]
     kept = [~_hanging(shots, index, points[index].positions) for index in range(len(shots))]
-    table = _Points(*(np.concatenate([getattr(p, name)[k] for p, k in zip(points, kept)]) for name in _Points.__annotations__))
+    table = _Points(
+        *(np.concatenate([getattr(p, name)[k] for p, k in zip(points, kept, strict=True)]) for name in _Points.__annotations__)
+    )
     return _gaussians(table)
 
 

@@ -1,0 +1,147 @@
+"""Rehearsal: beside the removed region, where everything is known, the scene says which way of completing suits it.
+
+A region of the same shape is planted next to the real one, filled in every way that is at hand, and compared with what the
+photo shows there. The way with the least error is taken, and so are the plain ways where they win: nothing is believed to be
+better than inpainting photo by photo because it is clever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from spinnerf_ns.conventions import BoolMask, Image
+from spinnerf_ns.removal.layers import ViewLayers
+
+MOST_PHOTOS = 4
+"""Photos in which regions are planted, evenly along the list."""
+MOST_PLACES = 2
+"""Places in a photo."""
+LEAST_INSIDE = 0.8
+"""Part of a planted region that must lie in the photo, be usable, and have a known depth."""
+CLEAR = 1.1
+"""How far a region is moved, in its own sizes."""
+BLUR = 1.5
+"""Pixels (standard deviation) by which errors are smoothed: grain in other places than the photo's is no fault."""
+ALIKE = 0.98
+"""A later candidate must have less than this part of the error of the one before it to be preferred."""
+BUDGET_S = 30.0
+"""Seconds after which no further place is tried."""
+
+DIRECTIONS = ((1, 0), (-1, 0), (0.7, 0.7), (-0.7, 0.7), (0.7, -0.7), (-0.7, -0.7), (0, 1), (0, -1))
+"""(x, y), sideways first: things stand on what goes on beside them."""
+
+Fill = Callable[[int, ViewLayers], Image]
+"""(photo's number, the photo with a planted region) -> (H, W, 3) uint8 with the region filled."""
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """How a candidate did."""
+
+    name: str
+    """The candidate."""
+    error: float
+    """Root mean square of smoothed colour errors in the planted regions, 8-bit levels."""
+
+
+@dataclass
+class Rehearsal:
+    """Which candidate to take, and why."""
+
+    winner: str
+    """Name of the candidate with the least error; the first one where nothing could be planted."""
+    table: list[Rehearsed]
+    """All candidates, in the order given; empty where nothing could be planted."""
+    places: int
+    """Planted regions that were compared."""
+
+    def __str__(self) -> str:
+        """One line for people."""
+        if not self.table:
+            return f"Rehearsal: no place beside the removed region is known well enough; taken: {self.winner}"
+        errors = ", ".join(f"{each.name} {each.error:.1f}" for each in self.table)
+        return f"Rehearsal at {self.places} places beside the removed region, colour error of 255: {errors}; taken: {self.winner}"
+
+
+def rehearse(layers: Sequence[ViewLayers], candidates: Mapping[str, Fill], budget_s: float = BUDGET_S) -> Rehearsal:
+    """Tries the candidates where the truth is known.
+
+    Args:
+        layers: all photos; `z_visible` without the object.
+        candidates: name -> fill, the preferred ones first.
+        budget_s: seconds; at least one place is tried.
+
+    Returns:
+        The winner and the table. Deterministic but for the budget.
+    """
+    start, squares, pixels, places = time.monotonic(), dict.fromkeys(candidates, 0.0), 0, 0
+    for number in _chosen(layers):
+        layer = layers[number]
+        for planted in planted_regions(layer):
+            if places and time.monotonic() - start > budget_s:
+                break
+            hidden = replace(layer, image=_blanked(layer.image, planted), region=planted | layer.region)
+            for name, fill in candidates.items():
+                error = fill(number, hidden).astype(np.float32) - layer.image
+                error = np.where(planted[..., None], error, 0)
+                weight = np.maximum(cv2.GaussianBlur(planted.astype(np.float32), (0, 0), BLUR), 1e-6)[..., None]
+                smooth = cv2.GaussianBlur(error, (0, 0), BLUR) / weight
+                squares[name] += float(np.square(smooth[planted]).mean(axis=1).sum())
+            pixels += int(planted.sum())
+            places += 1
+    names = list(candidates)
+    if not pixels:
+        return Rehearsal(names[0], [], 0)
+    table = [Rehearsed(name, float(np.sqrt(squares[name] / pixels))) for name in names]
+    winner = table[0]
+    for each in table[1:]:
+        if each.error < ALIKE * winner.error:
+            winner = each
+    return Rehearsal(winner.name, table, places)
+
+
+def planted_regions(layer: ViewLayers) -> list[BoolMask]:
+    """The photo's region moved beside itself, to up to `MOST_PLACES` places where everything is known.
+
+    Returns:
+        (H, W) bool each; none overlaps the region itself.
+    """
+    if not layer.region.any():
+        return []
+    usable = ~layer.region & (layer.z_visible > 0)
+    if layer.valid_mask is not None:
+        usable &= layer.valid_mask
+    _, _, width, height = cv2.boundingRect(layer.region.astype(np.uint8))
+    found: list[BoolMask] = []
+    for right, down in DIRECTIONS:
+        planted = _moved(layer.region, round(CLEAR * width * right), round(CLEAR * height * down))
+        taken = any((planted & other).any() for other in found)
+        if not taken and (planted & usable).sum() >= LEAST_INSIDE * layer.region.sum():
+            found.append(planted & usable)
+        if len(found) == MOST_PLACES:
+            break
+    return found
+
+
+def _chosen(layers: Sequence[ViewLayers]) -> npt.NDArray[np.int64]:
+    """Numbers of the photos in which regions are planted."""
+    with_region = np.array([number for number, layer in enumerate(layers) if layer.is_source and layer.region.any()], np.int64)
+    return with_region[np.linspace(0, len(with_region) - 1, min(MOST_PHOTOS, len(with_region))).astype(np.int64)]
+
+
+def _moved(mask: BoolMask, right: int, down: int) -> BoolMask:
+    shift = np.array([[1, 0, right], [0, 1, down]], np.float32)
+    return cv2.warpAffine(mask.astype(np.uint8), shift, mask.shape[::-1], flags=cv2.INTER_NEAREST) > 0
+
+
+def _blanked(image: Image, planted: BoolMask) -> Image:
+    """The photo without what is asked for: nobody may peep."""
+    blanked = image.copy()
+    blanked[planted] = 128
+    return blanked

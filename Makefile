@@ -16,10 +16,11 @@ demo: $(STAMP)  ## sets everything up and removes an object from a made-up scene
 test: $(STAMP)  ## sets everything up and runs the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-lint: $(STAMP)  ## style, formatting, and the floors: which room may import which
+lint: $(STAMP)  ## style, formatting, types, and the floors: which room may import which
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
 
 format: $(STAMP)  ## formats the code as lint wants it
 	$(BIN)/ruff check --fix $(CODE)

@@ -57,7 +57,7 @@ class PerceptualLoss(Protocol):
     name: str
     """What was really used, as a run records it: "lpips-vgg", "lpips-squeeze-caffe", "ssim"."""
 
-    def __call__(self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, b]:
+    def __call__(self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
         """One distance per picture; both in [0, 1]. The gradient goes to `prediction` only."""
         ...
 
@@ -114,14 +114,14 @@ class LpipsLoss:
         self.name = name
         self.network = network.eval().requires_grad_(False)
 
-    def __call__(self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, b]:
+    def __call__(self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
         """The distance per picture; both in [0, 1]."""
         return sum(layer.mean(dim=(1, 2, 3)) for layer in self._layers(prediction, target))
 
     @torch.no_grad()
     def with_map(
         self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]
-    ) -> tuple[Float[Tensor, b], Float[Tensor, "b h w"]]:
+    ) -> tuple[Float[Tensor, " b"], Float[Tensor, "b h w"]]:
         """The distance per picture and per pixel (LPIPS' `spatial=True`), for figures inside a mask. No gradient."""
         layers = self._layers(prediction, target)
         value = sum(layer.mean(dim=(1, 2, 3)) for layer in layers)
@@ -273,7 +273,7 @@ class SsimLoss:
 
     name = "ssim"
 
-    def __call__(self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, b]:
+    def __call__(self, prediction: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
         """The dissimilarity per picture; both in [0, 1]. 0 for equal pictures."""
         from pytorch_msssim import ssim
 

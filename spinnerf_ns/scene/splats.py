@@ -184,7 +184,8 @@ class _Projected:
         yield np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
         for radius in np.unique(self.radius):
             members = np.flatnonzero(self.radius == radius)
-            offsets = np.stack(np.mgrid[-radius : radius + 1, -radius : radius + 1][::-1], axis=-1).reshape(-1, 2)
+            down, right = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+            offsets = np.stack([right, down], axis=-1).reshape(-1, 2)
             step = max(1, PAIRS // len(offsets))
             for begin in range(0, len(members), step):
                 yield self._part(members[begin : begin + step], offsets)

@@ -7,6 +7,7 @@ TRACKERS = Registry(
     "spinnerf_ns.trackers",
     {
         "flow": "spinnerf_ns.segmentation.trackers.flow:FlowTracker",
+        "geometry": "spinnerf_ns.segmentation.trackers.geometry:GeometryTracker",
         "sam2": "spinnerf_ns.segmentation.trackers.sam2:Sam2Tracker",
     },
 )

@@ -9,22 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
+import scipy.ndimage
 from numpy.typing import NDArray
 
 from spinnerf_ns.conventions import BoolMask
 from spinnerf_ns.scene.cameras import project, unproject
 from spinnerf_ns.scene.view import View
+from spinnerf_ns.segmentation.refine import signed_distance
 from spinnerf_ns.stereo.consistency import BRIDGED, CONFIDENT
 
 Floats = NDArray[np.float32]
 
 SAME_DEPTH = 0.02
 """Relative depth within which a photo shows a point itself."""
+SURE_BESIDE = 0.012
+"""So far from a mask's contour, as a part of the photo's width, its word counts in full; less towards the contour, which may be
+a few pixels off: photos that follow it would hand that on."""
 OUTSIDE_VOTE = 0.3
 """What a photo's word counts where it has no depth of its own: outside of its mask a point is hardly object, if nothing hides it."""
+COLOUR_SHIFT = 4
+"""Bits of a Lab channel that the colour model does not look at."""
+MOST_COLOUR = 1.5
+"""Log odds that a colour may be worth by itself."""
 CELLS = 72
 """Cells along the hull's longest side."""
 MARGIN = 0.75
@@ -33,7 +43,7 @@ DOUBT = 0.15
 """Part of the photos that may see a cell outside of their masks all the same."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Known:
     """A photo whose object mask is known, and what is known of its depth."""
 
@@ -46,6 +56,11 @@ class Known:
     """(h, w)."""
     worth: float = 1.0
     """How far its mask is to be trusted."""
+
+    @cached_property
+    def contour_distance(self) -> Floats:
+        """(H, W) pixels to the mask's contour, positive inside."""
+        return signed_distance(self.object_mask)
 
 
 def pixel_points(view: View, z: Floats, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -85,24 +100,29 @@ def votes(view: View, z: Floats, confidence: Floats, known: Sequence[Known], whe
     votes_for, votes_against = np.zeros(z.shape, np.float32), np.zeros(z.shape, np.float32)
     rows, columns = np.nonzero(where & (z > 0))
     points = pixel_points(view, z, rows, columns)
-    trust = np.where(confidence[rows, columns] >= CONFIDENT, 1.0, 0.3).astype(np.float32)
+    confident = confidence[rows, columns] >= CONFIDENT
+    trust = np.where(confident, 1.0, 0.3).astype(np.float32)
     for one in known:
         xy, depth = project(one.view, points)
         with np.errstate(invalid="ignore"):
             inside = (depth > 0) & (xy[:, 0] >= 0) & (xy[:, 1] >= 0) & (xy[:, 0] < one.view.width) & (xy[:, 1] < one.view.height)
         at = np.flatnonzero(inside)
         x, y = xy[at].T
-        is_object = one.object_mask[y.astype(np.int64), x.astype(np.int64)]
+        contour = one.contour_distance[y.astype(np.int64), x.astype(np.int64)]
+        is_object = contour > 0
         there = (y * one.z.shape[0] / one.view.height).astype(np.int64), (x * one.z.shape[1] / one.view.width).astype(np.int64)
         their, sure = one.z[there], one.confidence[there] >= CONFIDENT
         with np.errstate(divide="ignore"):
             ratio = np.where(their > 0, depth[at] / their, 1.0)
         same = sure & (np.abs(ratio - 1) < SAME_DEPTH)
         hidden = sure & (ratio > 1 + SAME_DEPTH)
-        weight = one.worth * trust[at]
+        beside = np.minimum(np.abs(contour) / (SURE_BESIDE * one.view.width), 1.0)
+        weight = one.worth * trust[at] * (0.1 + 0.9 * beside)
         votes_for[rows[at], columns[at]] += weight * (same & is_object)
         # Hidden behind the object it may be anything; hidden behind something else as well.
-        votes_against[rows[at], columns[at]] += weight * ~is_object * np.where(same, 1.0, np.where(hidden, 0.0, OUTSIDE_VOTE))
+        # A depth that nobody confirms says nothing of where the point would be seen: it is wrong more often than not.
+        beside_it = np.where(hidden | ~confident[at], 0.0, OUTSIDE_VOTE)
+        votes_against[rows[at], columns[at]] += weight * ~is_object * np.where(same, 1.0, beside_it)
     return votes_for, votes_against
 
 
@@ -157,3 +177,33 @@ class Hull:
         pixels = view.fx * shape[1] / view.width * self.cell / float(np.median(z[shown]))
         size = 2 * int(np.ceil(pixels / 2)) + 1
         return cv2.dilate(drawn, np.ones((size, size), np.uint8)) > 0, float(shown.mean())
+
+
+class ColourModel:
+    """How much more often the object has a colour than what surrounds it, over all known photos."""
+
+    def __init__(self) -> None:
+        bins = 256 >> COLOUR_SHIFT
+        self.inside, self.outside = np.zeros((bins,) * 3, np.float32), np.zeros((bins,) * 3, np.float32)
+
+    def learn(self, lab: NDArray[np.uint8], object_mask: BoolMask, weight: float = 1.0) -> None:
+        """Takes a photo's colours in and around its mask: lab (H, W, 3) uint8, object_mask (H, W)."""
+        rows, columns = np.nonzero(object_mask)
+        if not len(rows):
+            return
+        margin = int(0.5 * max(np.ptp(rows), np.ptp(columns))) + 4
+        window = (
+            slice(max(0, rows.min() - margin), rows.max() + margin + 1),
+            slice(max(0, columns.min() - margin), columns.max() + margin + 1),
+        )
+        colours, inside = lab[window] >> COLOUR_SHIFT, object_mask[window]
+        for histogram, where in ((self.inside, inside), (self.outside, ~inside)):
+            np.add.at(histogram, tuple(colours[where].T), weight / max(1, where.sum()))
+
+    def log_ratio(self, lab: NDArray[np.uint8]) -> Floats:
+        """(H, W) log of how much more often, within +- `MOST_COLOUR`; 0 for colours that nobody has seen."""
+        smooth = [scipy.ndimage.gaussian_filter(histogram, 0.7) for histogram in (self.inside, self.outside)]
+        least = 1e-4 * max(float(self.inside.sum()), 1e-9)
+        ratio = np.log((smooth[0] + least) / (smooth[1] + least)).clip(-MOST_COLOUR, MOST_COLOUR)
+        colours = lab >> COLOUR_SHIFT
+        return ratio[colours[..., 0], colours[..., 1], colours[..., 2]].astype(np.float32)

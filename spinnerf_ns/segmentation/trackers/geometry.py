@@ -37,19 +37,27 @@ from spinnerf_ns.segmentation.refine import (
     signed_distance,
     to_lab,
 )
-from spinnerf_ns.segmentation.trackers.carried import Hull, Known, surface_points, votes
+from spinnerf_ns.segmentation.trackers.carried import ColourModel, Hull, Known, surface_points, votes
 from spinnerf_ns.stereo.maps import Stereo
 
 Floats = NDArray[np.float32]
 
 FULL_VOTE = 1.5
 """Votes for or against at which a pixel is as sure as carried pixels get."""
-HULL_ODDS = 0.4
-"""Log odds of the object inside the hull, where nobody voted."""
+HULL_ODDS = 1.2
+"""Log odds of the object inside the hull, where nobody voted, once many masks have carved it."""
 OUT_OF_HULL_ODDS = -3.0
-"""The same outside of it."""
-LEAST_CARVED = 3
-"""From so many known photos on, the hull says where the object ends."""
+"""The same well outside of it."""
+BESIDE_HULL = 0.02
+"""What well outside means, as a part of the photo's width."""
+CARVED = 6
+"""So many known photos are many; with fewer the hull says less."""
+VOTES_REACH = 1.0
+"""Gaussian radius, in pixels of the depth map, in which a vote counts: on grass and leaves only some pixels have one."""
+LEAST_IN_FRAME = 0.02
+"""A photo that shows less of the hull does not show the object."""
+LEVELS = np.linspace(0.5, 0.2, 13)
+"""Where probabilities may be cut. Not above a half: a mask that is too small leaves the object's rim in the photo."""
 CACHED_PHOTOS = 16
 
 
@@ -73,6 +81,9 @@ class GeometryTracker:
     """A photo's mask is refused when it overlaps (IoU) what was carried less than this, among the pixels that were voted on."""
     least_voted: float = 0.1
     """A photo's mask is refused when votes for the object cover less than this part of it, until nothing else is left to try."""
+
+    rounds: int = 2
+    """So often all photos are fitted again from all others, when all are known."""
 
     name = "geometry"
     found: Callable[[int, BoolMask], None] | None = field(default=None, repr=False, compare=False)
@@ -132,6 +143,8 @@ class _Run:
         self.sources: list[int] = []
         self.known: dict[int, Known] = {}
         self.hull: Hull | None = None
+        self.colours = ColourModel()
+        self.level = float(LEVELS[0])
         self._steps: dict[int, int] = {}
         self._photos: OrderedDict[int, Image] = OrderedDict()
         self._reported: set[int] = set()
@@ -184,6 +197,31 @@ class _Run:
             if self.hull is not None:
                 self._try(index, patient=False)
             self.report(index, progress)
+        if self.hull is not None:
+            for _ in range(self.options.rounds):
+                self._revise()
+
+    def _revise(self) -> None:
+        """Fits every photo again, from all the others: the first ones were fitted when little was known."""
+        surface = surface_points([self.known[i] for i in self.sources])
+        hull, colours = Hull(surface), ColourModel()
+        for index, one in self.known.items():
+            hull.carve(one.view, one.object_mask)
+            colours.learn(to_lab(self.photo(index)), one.object_mask, 3.0 if index in self.sources else one.worth)
+        self.hull, self.colours = hull, colours
+        self.level = self._find_level()
+        before = dict(self.known)
+        for index in range(len(self.images)):
+            if index in self.sources or self.masks[index] is not None and index not in before:
+                continue
+            one = self._fitted(index, {other: known for other, known in before.items() if other != index}, patient=False)
+            if one is None:
+                continue
+            object_mask, agreement = one
+            self.masks[index] = object_mask
+            worth = max(0.3, agreement * 0.95 ** self._steps.get(index, len(before)))
+            stereo = self.read_depth(self.views[index].photo)
+            self.known[index] = Known(self.views[index], object_mask, stereo.z, stereo.confidence, worth)
 
     # ------------------------------------------------------------------------------------------------------------- a photo
     def photo(self, index: int) -> Image:
@@ -198,6 +236,7 @@ class _Run:
         stereo = self.read_depth(self.views[index].photo)
         self.known[index] = Known(self.views[index], object_mask, stereo.z, stereo.confidence, worth)
         self._steps[index] = steps
+        self.colours.learn(to_lab(self.photo(index)), object_mask, 3.0 if steps == 0 else worth)
 
     def _apart(self, one: int, other: int) -> float:
         """How differently two photos show the object: the angle between them, and the step in size."""
@@ -208,26 +247,62 @@ class _Run:
 
     def _try(self, index: int, patient: bool) -> bool:
         """Looks for the object in a photo; whether a mask was taken."""
+        one = self._fitted(index, self.known, patient)
+        if one is None:
+            return False
+        object_mask, agreement = one
+        self.masks[index] = object_mask
+        nearest = min(self._known_near(index, self.known), key=self._steps.__getitem__)
+        steps = self._steps[nearest] + 1
+        self._know(index, object_mask, max(0.3, agreement * 0.95**steps), steps)
+        self.hull.carve(self.views[index], object_mask)
+        return True
+
+    def _known_near(self, index: int, known: dict[int, Known]) -> list[int]:
+        """The photos that vote on a photo."""
+        near = sorted(known, key=lambda other: (self._apart(index, other), other))[: self.options.references]
+        return list(dict.fromkeys([*near, *(source for source in self.sources if source in known)]))
+
+    def _carried(self, index: int, known: dict[int, Known]) -> tuple[_Carried, Floats] | None:
+        """What other photos say of a photo, and its fitted probabilities; None where it does not show the hull."""
         view, stereo = self.views[index], self.read_depth(self.views[index].photo)
         possible, in_frame = self.hull.silhouette(view, stereo.z.shape)
-        if in_frame < 0.02 or not possible.any():
-            return False
-        near = sorted(self.known, key=lambda other: (self._apart(index, other), other))[: self.options.references]
-        chosen = list(dict.fromkeys([*near, *self.sources]))
+        if in_frame < LEAST_IN_FRAME or not possible.any():
+            return None
         around = cv2.dilate(possible.astype(np.uint8), np.ones((41, 41), np.uint8)) > 0
-        votes_for, votes_against = votes(view, stereo.z, stereo.confidence, [self.known[i] for i in chosen], around)
-        prior = _Carried(votes_for, votes_against, possible, len(self.known) >= LEAST_CARVED)
-        object_mask = prior.fitted(self.photo(index), self.options)
-        if object_mask is None or not object_mask.any():
-            return False
+        chosen = [known[other] for other in self._known_near(index, known)]
+        said = votes(view, stereo.z, stereo.confidence, chosen, around)
+        prior = _Carried(*said, possible, min(1.0, len(known) / CARVED))
+        probability = prior.fitted(self.photo(index), self.colours, self.options)
+        return None if probability is None else (prior, probability)
+
+    def _fitted(self, index: int, known: dict[int, Known], patient: bool) -> tuple[BoolMask, float] | None:
+        """A photo's mask and how far it agrees with what was carried; None where it is not to be believed."""
+        carried = self._carried(index, known)
+        if carried is None:
+            return None
+        prior, probability = carried
+        object_mask = clean_components(probability > self.level)
+        if not object_mask.any():
+            return None
         agreement, voted = prior.agreement(object_mask)
         if agreement < self.options.least_agreement or (patient and voted < self.options.least_voted):
-            return False
-        self.masks[index] = object_mask
-        nearest = min(self._steps[i] for i in chosen)
-        self._know(index, object_mask, max(0.3, agreement * 0.95**nearest), nearest + 1)
-        self.hull.carve(view, object_mask)
-        return True
+            return None
+        return object_mask, agreement
+
+    def _find_level(self) -> float:
+        """Where probabilities are cut: where the sources, fitted from all other photos, give their own masks back best."""
+        overlap, either = np.zeros(len(LEVELS)), np.zeros(len(LEVELS))
+        for index in self.sources:
+            others = {other: one for other, one in self.known.items() if other not in self.sources}
+            carried = self._carried(index, others) if others else None
+            if carried is None:
+                continue
+            for at, level in enumerate(LEVELS):
+                found = carried[1] > level
+                overlap[at] += (found & self.masks[index]).sum()
+                either[at] += (found | self.masks[index]).sum()
+        return float(LEVELS[np.argmax(overlap / np.maximum(either, 1))]) if either.any() else self.level
 
 
 class _Carried:
@@ -236,19 +311,20 @@ class _Carried:
     Args:
         votes_for, votes_against: (h, w).
         possible: (h, w) the hull's silhouette.
-        carved: whether the hull is to be believed.
+        carved: how far the hull is to be believed, in [0, 1].
     """
 
-    def __init__(self, votes_for: Floats, votes_against: Floats, possible: BoolMask, carved: bool) -> None:
+    def __init__(self, votes_for: Floats, votes_against: Floats, possible: BoolMask, carved: float) -> None:
+        votes_for, votes_against = (cv2.GaussianBlur(each, (0, 0), VOTES_REACH) for each in (votes_for, votes_against))
         total = votes_for + votes_against
         self.voted = total > 0.25
         self.says = (votes_for - votes_against) / np.maximum(total, 1e-6)
         strength = np.minimum(total / FULL_VOTE, 1.0)
         odds = 3.0 * self.says * strength
-        unsaid = np.where(possible, HULL_ODDS if carved else 0.0, OUT_OF_HULL_ODDS)
+        # The hull ends where the masks do, which may be too early: only well outside of it nothing is object.
+        beyond = np.minimum(-signed_distance(possible) / (BESIDE_HULL * possible.shape[1]), 1.0)
+        unsaid = np.where(possible, HULL_ODDS * carved, OUT_OF_HULL_ODDS * beyond)
         odds = np.where(self.voted, odds, unsaid)
-        if carved:
-            odds = np.where(possible, odds, np.minimum(odds, -2.0))
         self.odds = odds.astype(np.float32)
         self.object = self.voted & (self.says > 0)
         self.possible = possible
@@ -259,8 +335,8 @@ class _Carried:
         both, either = small & self.object, (small | self.object) & self.voted
         return float(both.sum() / max(1, either.sum())), float(both.sum() / max(1, small.sum()))
 
-    def fitted(self, image: Image, options: GeometryTracker) -> BoolMask | None:
-        """(H, W) the mask that follows the photo's edges; None where there is nothing to fit."""
+    def fitted(self, image: Image, colours: ColourModel, options: GeometryTracker) -> Floats | None:
+        """(H, W) probability of the object that follows the photo's edges; None where there is nothing to fit."""
         window = self._window(image, options.window_size)
         if window is None:
             return None
@@ -275,9 +351,9 @@ class _Carried:
         from_map = np.c_[affine[:, :2] @ to_photo[:, :2], affine[:, :2] @ to_photo[:, 2] + affine[:, 2]]
         odds = cv2.warpAffine(cv2.medianBlur(self.odds, 3), from_map, size, **how)
         voted = cv2.warpAffine(self.voted.astype(np.float32), from_map, size, **how) > 0.5
-        probability = _fit(lab, odds, voted, options)
+        probability = _fit(lab, odds, voted, colours.log_ratio(lab), options)
         found = cv2.warpAffine(probability, affine, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        return clean_components(found > 0.5)
+        return found
 
     def _window(self, image: Image, longest: int) -> tuple[NDArray[np.float64], tuple[int, int]] | None:
         """(2, 3) from the photo's pixels to a window around where the object may be, and its (width, height)."""
@@ -298,9 +374,10 @@ class _Carried:
         return affine, (max(16, round(zoom * (high - low)[0])), max(16, round(zoom * (high - low)[1])))
 
 
-def _fit(lab: Image, odds: Floats, voted: BoolMask, options: GeometryTracker) -> Floats:
+def _fit(lab: Image, odds: Floats, voted: BoolMask, likely: Floats, options: GeometryTracker) -> Floats:
     """(H, W) probability of the object: votes, local colours, edges."""
-    carried = cv2.GaussianBlur(odds, (0, 0), 2.0)
+    unsaid = cv2.GaussianBlur(1.0 - voted.astype(np.float32), (0, 0), 2.0)
+    carried = cv2.GaussianBlur(odds, (0, 0), 2.0) + likely * unsaid
     distance = signed_distance(carried > 0)
     depth = min(float(options.band), 0.6 * max(1.0, float(distance.max())))
     surely_object = (distance > depth) & (carried > 1.0)

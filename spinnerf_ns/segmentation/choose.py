@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from spinnerf_ns.errors import SpinnerfError
@@ -17,7 +17,13 @@ AUTO_ORDER = {SEGMENTERS.kind: ("sam", "grabcut"), TRACKERS.kind: ("sam2", "flow
 and what it takes else."""
 
 
-def choose(registry: Registry, name: str, options: Mapping[str, Any] | None = None, recorded: str | None = None) -> Any:
+def choose(
+    registry: Registry,
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    recorded: str | None = None,
+    embedded: Callable[[], str] | None = None,
+) -> Any:
     """A backend by name.
 
     Args:
@@ -26,6 +32,7 @@ def choose(registry: Registry, name: str, options: Mapping[str, Any] | None = No
         options: its options.
         recorded: the backend that made the masks that are there, if any: "auto" stays with it, so that weights that come
             or go between two runs do not make them stale.
+        embedded: says which one "auto" takes where the network can't be had, if not the last one; asked only then.
 
     Raises:
         SpinnerfError: no such name or option.
@@ -36,8 +43,8 @@ def choose(registry: Registry, name: str, options: Mapping[str, Any] | None = No
         raise SpinnerfError(f"options of a {registry.kind} were given, but not which one; add --{registry.kind} NAME")
     from nerfstudio.utils.rich_utils import CONSOLE
 
-    network, embedded = AUTO_ORDER[registry.kind]
-    if recorded in (network, embedded):
+    network, *without = AUTO_ORDER[registry.kind]
+    if recorded in (network, *without):
         chosen, reason = registry.create(recorded), "as for the masks that are there"
     else:
         try:
@@ -45,6 +52,9 @@ def choose(registry: Registry, name: str, options: Mapping[str, Any] | None = No
             with asking_first():
                 chosen.ensure()
         except SpinnerfError as error:
-            chosen, reason = registry.create(embedded), f"as '{network}' can't be had: {error}"
+            chosen, reason = (
+                registry.create(without[-1] if embedded is None else embedded()),
+                f"as '{network}' can't be had: {error}",
+            )
     CONSOLE.print(f"{registry.kind} auto: {chosen.name}, {reason}", markup=False, highlight=False, soft_wrap=True)
     return chosen

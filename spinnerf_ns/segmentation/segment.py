@@ -8,7 +8,7 @@ only, and paints the mask itself. Object-free photos are left out.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from spinnerf_ns.segmentation.segmenters import SEGMENTERS
 from spinnerf_ns.segmentation.sources import ObjectMasks, Request, read_request, source_masks
 from spinnerf_ns.segmentation.trackers import TRACKERS
 from spinnerf_ns.segmentation.tracking import Tracked, track_with_bar, united
+from spinnerf_ns.stereo.maps import load_stereo, stereo_of
 
 if TYPE_CHECKING:
     from spinnerf_ns.registry import Registry
@@ -94,7 +95,8 @@ def segment_capture(
     pointed = any(not one.painted_only for one in prompts)
     said = [set(ready)] if ready else [{p.view for p in prompts if p.object == one.object} for one in prompts]
     segmenter = _chosen(SEGMENTERS, segmenter, recorded, pointed)
-    tracker = _chosen(TRACKERS, tracker, recorded, any(view.photo not in photos for view in views for photos in said))
+    to_track = any(view.photo not in photos for view in views for photos in said)
+    tracker = _chosen(TRACKERS, tracker, recorded, to_track, lambda: "geometry" if stereo_of(capture, workspace) else "flow")
     if hasattr(segmenter, "cache_folder"):
         segmenter.cache_folder = workspace.root / EMBEDDINGS
     files = [*ready.values(), *(p.mask_path for p in prompts if p.mask_path is not None)]
@@ -108,6 +110,9 @@ def segment_capture(
         **({} if mask_id is None else {"mask_id": mask_id}),
     }
     inputs = list(dict.fromkeys([*(view.path for view in views), *files]))
+    if to_track and hasattr(tracker, "place") and stereo_of(capture, workspace):
+        tracker.place(views, lambda photo: load_stereo(workspace, photo))
+        inputs.append(workspace.stereo)
     # Both are asked for an overwrite before either writes.
     folder = workspace.root / OBJECTS
     if not overwrite and not folder.exists():
@@ -224,13 +229,15 @@ def views_with_object(capture: Capture, workspace: Workspace) -> list[View]:
     return [views[index] for index in order_along_path(views)]
 
 
-def _chosen(registry: Registry, backend: Any, recorded: dict[str, Any], needed: bool) -> Any:
+def _chosen(
+    registry: Registry, backend: Any, recorded: dict[str, Any], needed: bool, embedded: Callable[[], str] | None = None
+) -> Any:
     """An instance of the backend, or what it is if it is none of a name; None where "auto" is not needed."""
     if not isinstance(backend, str):
         return backend
     if backend == AUTO and not needed:
         return None
-    return choose(registry, backend, recorded=(recorded.get(registry.kind) or {}).get("name"))
+    return choose(registry, backend, recorded=(recorded.get(registry.kind) or {}).get("name"), embedded=embedded)
 
 
 def _prompt_key(prompt: Prompt) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What photos with known object masks say of another photo's pixels, by depth: the object, the background, or nothing. Pure functions.
+"""What photos with known object masks say of another photo's pixels by depth, and how that is fitted to the photo. Pure.
 
 A pixel with depth is a point in space. A photo that shows the point says what it is by its mask. A photo that shows something else
 there says at least this much: a point that lies outside its mask, with nothing before it, is no object; where the mask ends,
@@ -10,16 +10,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import cv2
 import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
-from spinnerf_ns.conventions import BoolMask
+from spinnerf_ns.conventions import BoolMask, Image
 from spinnerf_ns.scene.cameras import project, unproject
 from spinnerf_ns.scene.view import View
-from spinnerf_ns.segmentation.refine import signed_distance
+from spinnerf_ns.segmentation.refine import (
+    apply_palette,
+    build_palette,
+    local_colour_probability,
+    log_odds,
+    random_walk,
+    sigmoid,
+    signed_distance,
+    to_lab,
+)
 from spinnerf_ns.stereo.consistency import BRIDGED, CONFIDENT
 
 Floats = NDArray[np.float32]
@@ -30,7 +40,17 @@ SURE_BESIDE = 0.012
 """So far from a mask's contour, as a part of the photo's width, its word counts in full; less towards the contour, which may be
 a few pixels off: photos that follow it would hand that on."""
 OUTSIDE_VOTE = 0.3
-"""What a photo's word counts where it has no depth of its own: outside of its mask a point is hardly object, if nothing hides it."""
+"""What a photo's word counts where it has no depth: outside of its mask a point is hardly object, if nothing hides it."""
+FULL_VOTE = 1.5
+"""Votes for or against at which a pixel is as sure as carried pixels get."""
+VOTES_REACH = 1.0
+"""Gaussian radius, in pixels of the depth map, in which a vote counts: on grass and leaves only some pixels have one."""
+HULL_ODDS = 1.2
+"""Log odds of the object inside the hull, where nobody voted, once many masks have carved it."""
+OUT_OF_HULL_ODDS = -3.0
+"""The same well outside of it."""
+BESIDE_HULL = 0.02
+"""What well outside means, as a part of the photo's width."""
 COLOUR_SHIFT = 4
 """Bits of a Lab channel that the colour model does not look at."""
 MOST_COLOUR = 1.5
@@ -56,6 +76,8 @@ class Known:
     """(h, w)."""
     worth: float = 1.0
     """How far its mask is to be trusted."""
+    is_source: bool = False
+    """Whether somebody pointed at it, so that its contour is no guess."""
 
     @cached_property
     def contour_distance(self) -> Floats:
@@ -116,8 +138,10 @@ def votes(view: View, z: Floats, confidence: Floats, known: Sequence[Known], whe
             ratio = np.where(their > 0, depth[at] / their, 1.0)
         same = sure & (np.abs(ratio - 1) < SAME_DEPTH)
         hidden = sure & (ratio > 1 + SAME_DEPTH)
-        beside = np.minimum(np.abs(contour) / (SURE_BESIDE * one.view.width), 1.0)
-        weight = one.worth * trust[at] * (0.1 + 0.9 * beside)
+        beside = np.abs(contour) / (SURE_BESIDE * one.view.width)
+        # A source's contour was pointed at. One that was fitted may miss a sliver that came into sight: it must not hand that on.
+        beside = 0.1 + 0.9 * np.minimum(beside, 1.0) if one.is_source else np.clip(beside - 1.0, 0.0, 1.0)
+        weight = one.worth * trust[at] * np.where(is_object, np.maximum(beside, 0.1), beside)
         votes_for[rows[at], columns[at]] += weight * (same & is_object)
         # Hidden behind the object it may be anything; hidden behind something else as well.
         # A depth that nobody confirms says nothing of where the point would be seen: it is wrong more often than not.
@@ -143,8 +167,9 @@ class Hull:
         self.points = self.low + (grid + 0.5) * self.cell
         self.seen, self.outside = np.zeros(len(grid), np.int32), np.zeros(len(grid), np.int32)
 
-    def carve(self, view: View, object_mask: BoolMask) -> None:
+    def carve(self, known: Known) -> None:
         """Takes a photo's word for what is no object."""
+        view, object_mask = known.view, known.object_mask
         xy, z = project(view, self.points)
         with np.errstate(invalid="ignore"):
             shown = (z > 0) & (xy[:, 0] >= 0) & (xy[:, 1] >= 0) & (xy[:, 0] < view.width) & (xy[:, 1] < view.height)
@@ -207,3 +232,102 @@ class ColourModel:
         ratio = np.log((smooth[0] + least) / (smooth[1] + least)).clip(-MOST_COLOUR, MOST_COLOUR)
         colours = lab >> COLOUR_SHIFT
         return ratio[colours[..., 0], colours[..., 1], colours[..., 2]].astype(np.float32)
+
+
+class FitOptions(Protocol):
+    """How votes are fitted to a photo; lengths in pixels of the window around the object."""
+
+    window_size: int
+    band: int
+    colours: int
+    colour_radius: float
+    smoothness: float
+
+
+class Carried:
+    """What known photos and the hull say of a photo, on its depth map's grid.
+
+    Args:
+        votes_for, votes_against: (h, w).
+        possible: (h, w) the hull's silhouette.
+        carved: how far the hull is to be believed, in [0, 1].
+    """
+
+    def __init__(self, votes_for: Floats, votes_against: Floats, possible: BoolMask, carved: float) -> None:
+        votes_for, votes_against = (cv2.GaussianBlur(each, (0, 0), VOTES_REACH) for each in (votes_for, votes_against))
+        total = votes_for + votes_against
+        self.voted = total > 0.25
+        self.says = (votes_for - votes_against) / np.maximum(total, 1e-6)
+        strength = np.minimum(total / FULL_VOTE, 1.0)
+        odds = 3.0 * self.says * strength
+        # The hull ends where the masks do, which may be too early: only well outside of it nothing is object.
+        beyond = np.minimum(-signed_distance(possible) / (BESIDE_HULL * possible.shape[1]), 1.0)
+        unsaid = np.where(possible, HULL_ODDS * carved, OUT_OF_HULL_ODDS * beyond)
+        odds = np.where(self.voted, odds, unsaid)
+        self.odds = odds.astype(np.float32)
+        self.object = self.voted & (self.says > 0)
+        self.possible = possible
+
+    def agreement(self, object_mask: BoolMask) -> tuple[float, float]:
+        """IoU with what was carried, among voted pixels; and the part of the mask that was voted to be object."""
+        small = cv2.resize(object_mask.astype(np.float32), self.odds.shape[::-1], interpolation=cv2.INTER_AREA) > 0.5
+        both, either = small & self.object, (small | self.object) & self.voted
+        return float(both.sum() / max(1, either.sum())), float(both.sum() / max(1, small.sum()))
+
+    def fitted(self, image: Image, colours: ColourModel, options: FitOptions) -> Floats | None:
+        """(H, W) probability of the object that follows the photo's edges; None where there is nothing to fit."""
+        window = self._window(image, options.window_size)
+        if window is None:
+            return None
+        affine, size = window
+        height, width = image.shape[:2]
+        scale = abs(affine[0, 0])
+        shown = cv2.GaussianBlur(image, (0, 0), 0.4 / scale) if scale < 0.6 else image
+        how = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
+        lab = to_lab(cv2.warpAffine(shown, affine, size, **how))
+        across, down = self.odds.shape[1] / width, self.odds.shape[0] / height
+        to_photo = np.array([[1 / across, 0, 0.5 / across - 0.5], [0, 1 / down, 0.5 / down - 0.5]])
+        from_map = np.c_[affine[:, :2] @ to_photo[:, :2], affine[:, :2] @ to_photo[:, 2] + affine[:, 2]]
+        odds = cv2.warpAffine(cv2.medianBlur(self.odds, 3), from_map, size, **how)
+        voted = cv2.warpAffine(self.voted.astype(np.float32), from_map, size, **how) > 0.5
+        probability = _fit(lab, odds, voted, colours.log_ratio(lab), options)
+        found = cv2.warpAffine(probability, affine, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        return found
+
+    def _window(self, image: Image, longest: int) -> tuple[NDArray[np.float64], tuple[int, int]] | None:
+        """(2, 3) from the photo's pixels to a window around where the object may be, and its (width, height)."""
+        # Specks of votes do not widen it.
+        core = cv2.morphologyEx(self.object.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
+        wanted = core if core.sum() >= 20 else self.possible
+        wanted = wanted & cv2.dilate(self.possible.astype(np.uint8), np.ones((9, 9), np.uint8)).astype(bool)
+        rows, columns = np.nonzero(wanted)
+        if not len(rows):
+            return None
+        scale = np.array([image.shape[1] / self.odds.shape[1], image.shape[0] / self.odds.shape[0]])
+        low = np.array([columns.min(), rows.min()]) * scale
+        high = np.array([columns.max() + 1, rows.max() + 1]) * scale
+        margin = 0.4 * float((high - low).max()) + 8
+        low, high = np.maximum(low - margin, 0), np.minimum(high + margin, [image.shape[1], image.shape[0]])
+        zoom = longest / float((high - low).max())
+        affine = np.array([[zoom, 0, 0.5 * zoom - 0.5 - low[0] * zoom], [0, zoom, 0.5 * zoom - 0.5 - low[1] * zoom]])
+        return affine, (max(16, round(zoom * (high - low)[0])), max(16, round(zoom * (high - low)[1])))
+
+
+def _fit(lab: Image, odds: Floats, voted: BoolMask, likely: Floats, options: FitOptions) -> Floats:
+    """(H, W) probability of the object: votes, local colours, edges."""
+    unsaid = cv2.GaussianBlur(1.0 - voted.astype(np.float32), (0, 0), 2.0)
+    carried = cv2.GaussianBlur(odds, (0, 0), 2.0) + likely * unsaid
+    distance = signed_distance(carried > 0)
+    depth = min(float(options.band), 0.6 * max(1.0, float(distance.max())))
+    surely_object = (distance > depth) & (carried > 1.0)
+    surely_background = (distance < -options.band) & (carried < -1.0)
+    own = apply_palette(lab, build_palette(lab, options.colours))
+    said = voted & (np.abs(carried) > 1.0)
+    labels = (carried > 0).astype(np.float32)
+    evidence = [
+        (own, labels, (surely_object | surely_background).astype(np.float32)),
+        (own, labels, 0.5 * said.astype(np.float32)),
+    ]
+    colour, _ = local_colour_probability(own, evidence, options.colour_radius)
+    prior = sigmoid(carried + log_odds(colour)).astype(np.float32)
+    return random_walk(lab, prior, np.abs(2 * prior - 1), surely_object, surely_background, options.smoothness)

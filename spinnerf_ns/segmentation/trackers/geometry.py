@@ -16,48 +16,27 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from spinnerf_ns.conventions import BoolMask, Image
-from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.hints import say
 from spinnerf_ns.scene.view import View
 from spinnerf_ns.segmentation.prompts import check_source
-from spinnerf_ns.segmentation.refine import (
-    apply_palette,
-    build_palette,
-    clean_components,
-    local_colour_probability,
-    log_odds,
-    random_walk,
-    sigmoid,
-    signed_distance,
-    to_lab,
-)
-from spinnerf_ns.segmentation.trackers.carried import ColourModel, Hull, Known, surface_points, votes
+from spinnerf_ns.segmentation.refine import clean_components, to_lab
+from spinnerf_ns.segmentation.trackers.carried import Carried, ColourModel, Hull, Known, surface_points, votes
+from spinnerf_ns.segmentation.trackers.flow import LEVELS, FlowTracker
 from spinnerf_ns.stereo.maps import Stereo
 
 Floats = NDArray[np.float32]
 
-FULL_VOTE = 1.5
-"""Votes for or against at which a pixel is as sure as carried pixels get."""
-HULL_ODDS = 1.2
-"""Log odds of the object inside the hull, where nobody voted, once many masks have carved it."""
-OUT_OF_HULL_ODDS = -3.0
-"""The same well outside of it."""
-BESIDE_HULL = 0.02
-"""What well outside means, as a part of the photo's width."""
 CARVED = 6
 """So many known photos are many; with fewer the hull says less."""
-VOTES_REACH = 1.0
-"""Gaussian radius, in pixels of the depth map, in which a vote counts: on grass and leaves only some pixels have one."""
 LEAST_IN_FRAME = 0.02
 """A photo that shows less of the hull does not show the object."""
-LEVELS = np.linspace(0.5, 0.2, 13)
-"""Where probabilities may be cut. Not above a half: a mask that is too small leaves the object's rim in the photo."""
 CACHED_PHOTOS = 16
 
 
@@ -86,8 +65,8 @@ class GeometryTracker:
     """So often all photos are fitted again from all others, when all are known."""
 
     name = "geometry"
-    found: Callable[[int, BoolMask], None] | None = field(default=None, repr=False, compare=False)
-    """Called with a photo's index and mask as soon as there is one."""
+    found = None
+    """Called with a photo's index and mask as soon as there is one, if it is a function."""
 
     def place(self, views: Sequence[View], depth: Callable[[str], Stereo]) -> None:
         """Says where the photos were taken and how far everything is; before `track`.
@@ -115,17 +94,29 @@ class GeometryTracker:
             Per photo (H, W) bool at its full size, or None where the object was not found again.
 
         Raises:
-            SpinnerfError: no source mask, an index that is no photo's, a mask of another size than its photo, no depth.
+            SpinnerfError: no source mask, an index that is no photo's, a mask of another size than its photo.
         """
         views = getattr(self, "_views", None)
         if views is None or len(views) != len(images):
-            raise SpinnerfError("tracker 'geometry' needs dense depth of these photos; use another one: --tracker flow")
+            return self._by_flow(images, source_masks, progress, "there is no dense depth of these photos")
         run = _Run(self, images, views, self._depth)
         run.take_sources(source_masks)
+        if run.sources and run.hull is None:
+            return self._by_flow(images, source_masks, progress, "the object has no depth in the photo pointed at")
         for index in sorted(source_masks):
             run.report(index, progress)
         run.spread(progress)
         return run.masks
+
+    @staticmethod
+    def _by_flow(
+        images: Sequence[Callable[[], Image]],
+        source_masks: dict[int, BoolMask],
+        progress: Callable[[int], None] | None,
+        reason: str,
+    ) -> list[BoolMask | None]:
+        say(f"tracker geometry: {reason}; optical flow carries the masks")
+        return FlowTracker().track(images, source_masks, progress)
 
 
 class _Run:
@@ -175,7 +166,7 @@ class _Run:
         self.center = np.median(surface, axis=0)
         self.hull = Hull(surface)
         for one in self.known.values():
-            self.hull.carve(one.view, one.object_mask)
+            self.hull.carve(one)
 
     def spread(self, progress: Callable[[int], None] | None) -> None:
         """Photo by photo, from what is known to what is nearest."""
@@ -206,7 +197,7 @@ class _Run:
         surface = surface_points([self.known[i] for i in self.sources])
         hull, colours = Hull(surface), ColourModel()
         for index, one in self.known.items():
-            hull.carve(one.view, one.object_mask)
+            hull.carve(one)
             colours.learn(to_lab(self.photo(index)), one.object_mask, 3.0 if index in self.sources else one.worth)
         self.hull, self.colours = hull, colours
         self.level = self._find_level()
@@ -234,7 +225,7 @@ class _Run:
 
     def _know(self, index: int, object_mask: BoolMask, worth: float, steps: int) -> None:
         stereo = self.read_depth(self.views[index].photo)
-        self.known[index] = Known(self.views[index], object_mask, stereo.z, stereo.confidence, worth)
+        self.known[index] = Known(self.views[index], object_mask, stereo.z, stereo.confidence, worth, steps == 0)
         self._steps[index] = steps
         self.colours.learn(to_lab(self.photo(index)), object_mask, 3.0 if steps == 0 else worth)
 
@@ -255,7 +246,7 @@ class _Run:
         nearest = min(self._known_near(index, self.known), key=self._steps.__getitem__)
         steps = self._steps[nearest] + 1
         self._know(index, object_mask, max(0.3, agreement * 0.95**steps), steps)
-        self.hull.carve(self.views[index], object_mask)
+        self.hull.carve(self.known[index])
         return True
 
     def _known_near(self, index: int, known: dict[int, Known]) -> list[int]:
@@ -263,7 +254,7 @@ class _Run:
         near = sorted(known, key=lambda other: (self._apart(index, other), other))[: self.options.references]
         return list(dict.fromkeys([*near, *(source for source in self.sources if source in known)]))
 
-    def _carried(self, index: int, known: dict[int, Known]) -> tuple[_Carried, Floats] | None:
+    def _carried(self, index: int, known: dict[int, Known]) -> tuple[Carried, Floats] | None:
         """What other photos say of a photo, and its fitted probabilities; None where it does not show the hull."""
         view, stereo = self.views[index], self.read_depth(self.views[index].photo)
         possible, in_frame = self.hull.silhouette(view, stereo.z.shape)
@@ -272,7 +263,7 @@ class _Run:
         around = cv2.dilate(possible.astype(np.uint8), np.ones((41, 41), np.uint8)) > 0
         chosen = [known[other] for other in self._known_near(index, known)]
         said = votes(view, stereo.z, stereo.confidence, chosen, around)
-        prior = _Carried(*said, possible, min(1.0, len(known) / CARVED))
+        prior = Carried(*said, possible, min(1.0, len(known) / CARVED))
         probability = prior.fitted(self.photo(index), self.colours, self.options)
         return None if probability is None else (prior, probability)
 
@@ -303,92 +294,3 @@ class _Run:
                 overlap[at] += (found & self.masks[index]).sum()
                 either[at] += (found | self.masks[index]).sum()
         return float(LEVELS[np.argmax(overlap / np.maximum(either, 1))]) if either.any() else self.level
-
-
-class _Carried:
-    """What known photos and the hull say of a photo, on its depth map's grid.
-
-    Args:
-        votes_for, votes_against: (h, w).
-        possible: (h, w) the hull's silhouette.
-        carved: how far the hull is to be believed, in [0, 1].
-    """
-
-    def __init__(self, votes_for: Floats, votes_against: Floats, possible: BoolMask, carved: float) -> None:
-        votes_for, votes_against = (cv2.GaussianBlur(each, (0, 0), VOTES_REACH) for each in (votes_for, votes_against))
-        total = votes_for + votes_against
-        self.voted = total > 0.25
-        self.says = (votes_for - votes_against) / np.maximum(total, 1e-6)
-        strength = np.minimum(total / FULL_VOTE, 1.0)
-        odds = 3.0 * self.says * strength
-        # The hull ends where the masks do, which may be too early: only well outside of it nothing is object.
-        beyond = np.minimum(-signed_distance(possible) / (BESIDE_HULL * possible.shape[1]), 1.0)
-        unsaid = np.where(possible, HULL_ODDS * carved, OUT_OF_HULL_ODDS * beyond)
-        odds = np.where(self.voted, odds, unsaid)
-        self.odds = odds.astype(np.float32)
-        self.object = self.voted & (self.says > 0)
-        self.possible = possible
-
-    def agreement(self, object_mask: BoolMask) -> tuple[float, float]:
-        """IoU with what was carried, among voted pixels; and the part of the mask that was voted to be object."""
-        small = cv2.resize(object_mask.astype(np.float32), self.odds.shape[::-1], interpolation=cv2.INTER_AREA) > 0.5
-        both, either = small & self.object, (small | self.object) & self.voted
-        return float(both.sum() / max(1, either.sum())), float(both.sum() / max(1, small.sum()))
-
-    def fitted(self, image: Image, colours: ColourModel, options: GeometryTracker) -> Floats | None:
-        """(H, W) probability of the object that follows the photo's edges; None where there is nothing to fit."""
-        window = self._window(image, options.window_size)
-        if window is None:
-            return None
-        affine, size = window
-        height, width = image.shape[:2]
-        scale = abs(affine[0, 0])
-        shown = cv2.GaussianBlur(image, (0, 0), 0.4 / scale) if scale < 0.6 else image
-        how = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
-        lab = to_lab(cv2.warpAffine(shown, affine, size, **how))
-        across, down = self.odds.shape[1] / width, self.odds.shape[0] / height
-        to_photo = np.array([[1 / across, 0, 0.5 / across - 0.5], [0, 1 / down, 0.5 / down - 0.5]])
-        from_map = np.c_[affine[:, :2] @ to_photo[:, :2], affine[:, :2] @ to_photo[:, 2] + affine[:, 2]]
-        odds = cv2.warpAffine(cv2.medianBlur(self.odds, 3), from_map, size, **how)
-        voted = cv2.warpAffine(self.voted.astype(np.float32), from_map, size, **how) > 0.5
-        probability = _fit(lab, odds, voted, colours.log_ratio(lab), options)
-        found = cv2.warpAffine(probability, affine, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        return found
-
-    def _window(self, image: Image, longest: int) -> tuple[NDArray[np.float64], tuple[int, int]] | None:
-        """(2, 3) from the photo's pixels to a window around where the object may be, and its (width, height)."""
-        # Specks of votes do not widen it.
-        core = cv2.morphologyEx(self.object.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
-        wanted = core if core.sum() >= 20 else self.possible
-        wanted = wanted & cv2.dilate(self.possible.astype(np.uint8), np.ones((9, 9), np.uint8)).astype(bool)
-        rows, columns = np.nonzero(wanted)
-        if not len(rows):
-            return None
-        scale = np.array([image.shape[1] / self.odds.shape[1], image.shape[0] / self.odds.shape[0]])
-        low = np.array([columns.min(), rows.min()]) * scale
-        high = np.array([columns.max() + 1, rows.max() + 1]) * scale
-        margin = 0.4 * float((high - low).max()) + 8
-        low, high = np.maximum(low - margin, 0), np.minimum(high + margin, [image.shape[1], image.shape[0]])
-        zoom = longest / float((high - low).max())
-        affine = np.array([[zoom, 0, 0.5 * zoom - 0.5 - low[0] * zoom], [0, zoom, 0.5 * zoom - 0.5 - low[1] * zoom]])
-        return affine, (max(16, round(zoom * (high - low)[0])), max(16, round(zoom * (high - low)[1])))
-
-
-def _fit(lab: Image, odds: Floats, voted: BoolMask, likely: Floats, options: GeometryTracker) -> Floats:
-    """(H, W) probability of the object: votes, local colours, edges."""
-    unsaid = cv2.GaussianBlur(1.0 - voted.astype(np.float32), (0, 0), 2.0)
-    carried = cv2.GaussianBlur(odds, (0, 0), 2.0) + likely * unsaid
-    distance = signed_distance(carried > 0)
-    depth = min(float(options.band), 0.6 * max(1.0, float(distance.max())))
-    surely_object = (distance > depth) & (carried > 1.0)
-    surely_background = (distance < -options.band) & (carried < -1.0)
-    own = apply_palette(lab, build_palette(lab, options.colours))
-    said = voted & (np.abs(carried) > 1.0)
-    labels = (carried > 0).astype(np.float32)
-    evidence = [
-        (own, labels, (surely_object | surely_background).astype(np.float32)),
-        (own, labels, 0.5 * said.astype(np.float32)),
-    ]
-    colour, _ = local_colour_probability(own, evidence, options.colour_radius)
-    prior = sigmoid(carried + log_odds(colour)).astype(np.float32)
-    return random_walk(lab, prior, np.abs(2 * prior - 1), surely_object, surely_background, options.smoothness)

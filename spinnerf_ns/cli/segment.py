@@ -61,7 +61,8 @@ class Pointing:
     segmenter_options: tuple[str, ...] = ()
     """Options of the segmenter, NAME=VALUE, for example model=vit_h or checkpoint=FILE."""
     tracker: str = "auto"
-    """Makes the other photos' masks from it. auto: sam2 if it is installed and its weights can be had, else flow."""
+    """Makes the other photos' masks from it. auto: sam2 if it is installed and its weights can be had, else geometry
+    where depth can be measured, else flow."""
     tracker_options: tuple[str, ...] = ()
     """Options of the tracker, NAME=VALUE, for example model=sam2.1-hiera-large or checkpoint=FOLDER."""
     workspace: Path | None = None

@@ -12,9 +12,9 @@ from spinnerf_ns.segmentation.trackers import TRACKERS
 from spinnerf_ns.weights.consent import asking_first
 
 AUTO = "auto"
-AUTO_ORDER = {SEGMENTERS.kind: ("sam", "grabcut"), TRACKERS.kind: ("sam2", "flow")}
+AUTO_ORDER = {SEGMENTERS.kind: ("sam", "grabcut"), TRACKERS.kind: ("sam2", "geometry", "flow")}
 """Kind of backend -> what `auto` takes if its package is installed and its weights are here or the user lets them be fetched,
-and what it takes else."""
+and what it takes else; the last one always can be."""
 
 
 def choose(
@@ -52,9 +52,7 @@ def choose(
             with asking_first():
                 chosen.ensure()
         except SpinnerfError as error:
-            chosen, reason = (
-                registry.create(without[-1] if embedded is None else embedded()),
-                f"as '{network}' can't be had: {error}",
-            )
+            chosen = registry.create(without[-1] if embedded is None else embedded())
+            reason = f"as '{network}' can't be had: {error}"
     CONSOLE.print(f"{registry.kind} auto: {chosen.name}, {reason}", markup=False, highlight=False, soft_wrap=True)
     return chosen

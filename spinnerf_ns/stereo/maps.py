@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from spinnerf_ns.conventions import disparity_to_z, resize_depth, resize_labels
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import atomic_path, load_depth, save_depth, write_png
+from spinnerf_ns.hints import say
 from spinnerf_ns.scene.camera_path import order_along_path
 from spinnerf_ns.scene.view import pictures
 from spinnerf_ns.stereo.consistency import believed, cross_check
@@ -37,6 +39,12 @@ STAGE = "stereo"
 
 VERSION = 1
 """Of how depth is measured; another one measures it again."""
+
+MOST_SECONDS = 900.0
+"""Longer than this nobody waits for depth that was not asked for: what uses it does without."""
+
+TIMED = 3
+"""Photos whose time says how long all will take."""
 
 LEAST_PHOTOS = 3
 """With fewer there is nobody to confirm a depth."""
@@ -64,6 +72,7 @@ def stereo_of(
     options: StereoOptions | None = None,
     points: SparsePoints | None = None,
     overwrite: bool = True,
+    most_seconds: float | None = None,
 ) -> bool:
     """Measures the depth of all photos that show the object; does nothing where that is done.
 
@@ -73,9 +82,10 @@ def stereo_of(
         options: how.
         points: sparse points, which say how far content lies; without them that is found from the poses.
         overwrite: whether depth that was measured otherwise is replaced.
+        most_seconds: how long it may take; where the first photos say that it would take longer, it is left, with a line.
 
     Returns:
-        Whether there is any: not with fewer than three photos, or where no two show the same.
+        Whether there is any: not with fewer than three photos, where no two show the same, or where it would take too long.
 
     Raises:
         SpinnerfError: a photo cannot be read or projected.
@@ -92,12 +102,20 @@ def stereo_of(
         "options": dataclasses.asdict(options),
         "depth": None if depth is None else float(f"{depth:.3g}"),
     }
-    with workspace.stage(STAGE, parameters, pictures(views), [workspace.stereo], overwrite, capture) as stage:
-        if not stage.fresh:
-            folder = stage.folder(workspace.stereo)
-            _Run(views, options, parameters["depth"], folder).make(stage)
-            shutil.rmtree(folder / RAW, ignore_errors=True)
+    try:
+        with workspace.stage(STAGE, parameters, pictures(views), [workspace.stereo], overwrite, capture) as stage:
+            if not stage.fresh:
+                folder = stage.folder(workspace.stereo)
+                _Run(views, options, parameters["depth"], folder, most_seconds).make(stage)
+                shutil.rmtree(folder / RAW, ignore_errors=True)
+    except _TooLong as error:
+        say(f"Dense depth of {len(views)} photos would take {error.args[0] / 60:.0f} minutes here; it is left out")
+        return False
     return has_stereo(workspace)
+
+
+class _TooLong(Exception):
+    """Measuring would take so many seconds."""
 
 
 def has_stereo(workspace: Workspace) -> bool:
@@ -146,8 +164,10 @@ def content_depth(views: Sequence[View], points: SparsePoints) -> float | None:
 class _Run:
     """One run over all photos: first each one's own depth, then what they say of each other's."""
 
-    def __init__(self, views: Sequence[View], options: StereoOptions, depth: float | None, folder: Path) -> None:
-        self.views, self.options, self.folder = views, options, folder
+    def __init__(
+        self, views: Sequence[View], options: StereoOptions, depth: float | None, folder: Path, most_seconds: float | None = None
+    ) -> None:
+        self.views, self.options, self.folder, self.most_seconds = views, options, folder, most_seconds
         self.cameras: list[Pinhole] = [pinhole(view, options.width) for view in views]
         self._greys: _Kept[Floats] = _Kept(lambda index: read_grey(views[index], self.cameras[index])[0])
         self._planes: _Kept[Floats] = _Kept(self._measured)
@@ -161,9 +181,16 @@ class _Run:
         left = [index for index, view in enumerate(self.views) if not stage.done(view.photo)]
         with Progress(console=CONSOLE, transient=True) as bar:
             task = bar.add_task("Measuring depth", total=2 * len(left))
+            open_ones = [index for index in left if not self._raw(index).is_file()]
             for index in left:
                 self._planes(index)
                 bar.advance(task)
+                if index in open_ones[:1]:
+                    start = time.monotonic()  # the first one also reads its neighbours and loads the kernel
+                elif index in open_ones[TIMED : TIMED + 1] and self.most_seconds is not None:
+                    seconds = (time.monotonic() - start) / TIMED * (len(open_ones) - 1)
+                    if seconds > self.most_seconds:
+                        raise _TooLong(seconds)
             for index in left:
                 stage.record(self.views[index].photo, **self._finish(index))
                 bar.advance(task)

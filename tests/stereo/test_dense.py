@@ -237,6 +237,14 @@ def test_a_bent_photo_is_straightened_and_depth_bent_back(measured):
     assert np.abs(shown[:, 0] - grey[pixels[:, 1], pixels[:, 0]]).max() < 2
 
 
+def test_depth_that_would_take_too_long_is_left_out(tmp_path, capsys):
+    capture = make_capture(tmp_path, 6)
+    workspace = Workspace.open(capture.data)
+    assert not stereo_of(capture, workspace, OPTIONS, most_seconds=0)
+    assert "6 photos would take" in capsys.readouterr().out
+    assert not has_stereo(workspace) and stereo_of(capture, workspace, OPTIONS, most_seconds=1000), "it goes on where it was"
+
+
 def test_neighbours_lie_on_different_sides_and_at_an_angle(measured):
     cameras = [pinhole(view, 96) for view in measured[0].views]
     chosen = choose_neighbours(cameras, 3, 4.0, 2)

@@ -32,9 +32,9 @@ READABLE = (1, SCHEMA)
 VERSIONS = {
     "track": 1,
     "segment": 1,
-    "render": 1,
-    "background": 1,
-    "export": 1,
+    "render": 2,
+    "background": 2,
+    "export": 2,
     "spinnerf-seg": 1,
     "spinnerf-inpaint": 1,
 }

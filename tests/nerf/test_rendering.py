@@ -129,3 +129,35 @@ def test_rendering_at_a_part_of_the_resolution_shows_the_same_place(monkeypatch,
     monkeypatch.setattr(rendering, "render_pixels", plane)
     np.testing.assert_allclose(rendering.render_depth(None, camera, 1.0, downscale), expected, rtol=1e-4)
     assert abs(rendering.render_objectness(None, camera, downscale) - 1 / expected)[4:-4, 4:-4].max() < 1e-3
+
+
+def test_a_sparse_rendering_is_the_full_one_in_fewer_rays(monkeypatch):
+    """A slanted wall and a box before it, known in closed form: planes are interpolated, edges are rendered."""
+    asked = []
+
+    def analytic(model, camera, names, pixels=None):
+        height, width = int(camera.height), int(camera.width)
+        x = (np.arange(width) + 0.5 - float(camera.cx)) / float(camera.fx)
+        y = (np.arange(height)[:, None] + 0.5 - float(camera.cy)) / float(camera.fy)
+        wall = 1 / (0.25 + 0.05 * x + 0.02 * y)
+        box = (np.abs(x + 0.1) < 0.2) & (np.abs(y - 0.05) < 0.15)
+        z = np.where(box, 2.5, np.where(y > -0.4, wall, 0)).astype(np.float32)
+        everything = {"z": z, "objectness": np.where(box, 0.99, 0.01).astype(np.float32)}
+        pixels = np.ones(z.shape, bool) if pixels is None else pixels
+        asked.append(int(pixels.sum()))
+        return {name: np.where(pixels, everything[name], 0) for name in names}
+
+    monkeypatch.setattr(rendering, "render_pixels", analytic)
+    pose = torch.eye(4)[None, :3]
+    camera = Cameras(camera_to_worlds=pose, fx=1000.0, fy=1000.0, cx=502.0, cy=283.0, width=1008, height=567)
+    found = rendering.render_sparsely(None, camera, ("objectness", "z"))
+    assert sum(asked) < 0.35 * 1008 * 567
+    exact = analytic(None, camera, ("objectness", "z"))
+    assert ((found["objectness"] > 0.5) == (exact["objectness"] > 0.5)).all()
+    assert ((found["z"] > 0) == (exact["z"] > 0)).all()
+    known = exact["z"] > 0
+    np.testing.assert_allclose(found["z"][known], exact["z"][known], rtol=2e-4)
+    asked.clear()
+    small = Cameras(camera_to_worlds=pose, fx=300.0, fy=300.0, cx=150.0, cy=80.0, width=300, height=160)
+    rendering.render_sparsely(None, small, ("z",))
+    assert asked == [300 * 160], "a small photo is rendered in full"

@@ -63,7 +63,7 @@ class BenchmarkConfig:
     masks: Literal["auto", "tracked", "true"] = "auto"
     """Masks that the segmentation run starts from: tracked from the prompt, or the scene's true ones (SPIn-NeRF publishes
     them for its training photos). "auto": tracked; true where the object was lost in more than half of the photos."""
-    tracker: str = "flow"
+    tracker: str = "geometry"
     """Carries the prompt's mask to the other photos."""
     segmenter: str = "grabcut"
     """Makes the prompt's mask, where the scene gives none."""

@@ -43,7 +43,7 @@ class ExportConfig:
     segmentation was trained, at most 3000. 0: the depth around the object is continued."""
     by_surface: bool = True
     """Whether planes around the regions are looked for: depth near one is moved onto it, and what no photo shows is continued
-    only from the surface that it lies on (opencv and patchmatch)."""
+    only from the surface that it lies on (opencv and patchmatch), where a rehearsal beside the region says that this is better."""
     carry: bool = True
     """Whether what no photo shows is completed in a few reference photos and carried by depth to all others; off: every photo
     is completed on its own (the release)."""

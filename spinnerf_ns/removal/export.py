@@ -22,6 +22,7 @@ from spinnerf_ns.removal.inpainters.choice import choose_inpainter
 from spinnerf_ns.removal.invention import Open, choose_references, completed, say_provenance
 from spinnerf_ns.removal.layers import ViewLayers
 from spinnerf_ns.removal.reference import choose_reference, read_mended, reference_candidates
+from spinnerf_ns.removal.rehearsal import Rehearsal, rehearse
 from spinnerf_ns.removal.surfaces.continuation import continued
 from spinnerf_ns.removal.surfaces.planes import fill_by_surface, find_planes, snapped, surface_labels
 from spinnerf_ns.removal.views.fill import Filled, fill_from_views
@@ -33,6 +34,9 @@ from spinnerf_ns.scene.removed import RemovedView, RemovedWriter
 from spinnerf_ns.scene.view import View, pictures
 from spinnerf_ns.scene.workspace import REFERENCE, Workspace
 from spinnerf_ns.stereo.points import points_of
+
+BY_SURFACE = "by surface"
+"""Name of the way in which what no photo shows is drawn from its own surface alone."""
 
 RenderLayers = Callable[[View], tuple]
 """A view -> object_mask and z_visible, each (H, W), planar depth in world units, 0 = unknown; and, if there is more to say of the
@@ -186,8 +190,14 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
                 z = _completed(layer, z, disparity_inpainter)
                 photos.append(Open(layer.view, each.image, each.unseen_mask, z, layer.is_source))
 
+            rehearsal = None
+            if planes is not None and getattr(inpainter, "by_surface", False):
+                rehearsal = _rehearsed(layers, planes, inpainter)
+                say(str(rehearsal))
+            by_surface = rehearsal is not None and rehearsal.winner == BY_SURFACE
+
             def draw(index: int, image: np.ndarray, to_fill: np.ndarray) -> np.ndarray:
-                return _drawn(layers[index], image, to_fill, None if planes is None else labels[index], inpainter)
+                return _drawn(layers[index], image, to_fill, labels[index] if by_surface else None, inpainter)
 
             references = []
             if reference is not None:
@@ -200,7 +210,11 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
                 writer.write(RemovedView(layer.view.photo, done.image, layer.region, photo.to_fill, done.z))
                 record = {"region": int(layer.region.sum()), "unseen": int(photo.to_fill.sum())}
                 record["carried"] = int((done.source > 0).sum())
-                stage.record(layer.view.photo, **record, **({REFERENCE: True} if index == reference else {}))
+                if index == reference:
+                    record[REFERENCE] = True
+                    table = () if rehearsal is None else rehearsal.table
+                    record["rehearsal"] = {each.name: round(each.error, 2) for each in table}
+                stage.record(layer.view.photo, **record)
         writer.finish()
     return workspace.removed
 
@@ -284,6 +298,21 @@ def _snapped(layers: list[ViewLayers], planes: np.ndarray, labels: list[npt.NDAr
     return [
         replace(x, z_visible=snapped(x.view, x.z_visible, x.region, planes, own)) for x, own in zip(layers, labels, strict=True)
     ]
+
+
+def _rehearsed(layers: list[ViewLayers], planes: np.ndarray, inpainter: Any) -> Rehearsal:
+    """Whether this scene is better inpainted surface by surface or as it looks, by regions planted where the truth is known."""
+
+    def by_surface(number: int, hidden: ViewLayers) -> np.ndarray:
+        hidden = replace(hidden, z_visible=np.where(hidden.region, 0, hidden.z_visible).astype(np.float32))
+        labels = surface_labels(hidden.view, hidden.z_visible, hidden.region, planes)
+        # The other photos would give the answer away; where nobody looks, they can say nothing.
+        return _drawn(hidden, hidden.image, hidden.region, continued(hidden, [], planes, labels), inpainter)
+
+    def whole(number: int, hidden: ViewLayers) -> np.ndarray:
+        return _drawn(hidden, hidden.image, hidden.region, None, inpainter)
+
+    return rehearse(layers, {BY_SURFACE: by_surface, "whole": whole})
 
 
 def _drawn(layer: ViewLayers, image: np.ndarray, to_fill: np.ndarray, labels: np.ndarray | None, inpainter: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.truth.twin import TwinConfig, write_twin
-from spinnerf_ns.files import load_depth, load_object_mask, read_image, write_png
+from spinnerf_ns.files import load_depth, load_object_mask, read_image, save_depth, write_png
 from spinnerf_ns.removal.config import ExportConfig
 from spinnerf_ns.removal.export import export_removed, render_stage
 from spinnerf_ns.removal.reference import choose_reference, reference_candidates
@@ -206,3 +206,31 @@ def test_what_no_photo_shows_is_drawn_in_few_photos_and_carried_to_the_others(ex
         np.testing.assert_array_equal(clean[~region], view.read_image()[~region])
     exported(fill_from_views=True)
     assert "seen in none and is invented" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("winner", ["by surface", "whole"])
+def test_a_rehearsal_decides_whether_surfaces_are_drawn_alone(exported, twin, monkeypatch, winner):
+    from spinnerf_ns.removal import export as module
+    from spinnerf_ns.removal.rehearsal import Rehearsal, Rehearsed, rehearse
+
+    found, by_surface = [], []
+
+    def told(layers, candidates):
+        found.append(rehearse(layers, candidates))
+        return Rehearsal(winner, [Rehearsed(winner, 1.5)], 1)
+
+    def counted(fill, image, region, labels):
+        by_surface.append(len(found))
+        return fill_by_surface(fill, image, region, labels)
+
+    fill_by_surface = module.fill_by_surface
+    monkeypatch.setattr(module, "rehearse", told)
+    monkeypatch.setattr(module, "fill_by_surface", counted)
+    for view in exported.capture.views:
+        if Path(view.photo).name not in {Path(photo).stem for photo in twin.object_free}:
+            z = np.load(twin.truth(view.photo, "depths_with_object")).astype(np.float32)
+            save_depth(module.background_path(exported.workspace, view.photo), z)
+    workspace = exported()
+    assert found[0].places > 0 and {each.name for each in found[0].table} == {"by surface", "whole"}
+    assert (by_surface.count(1) > 0) == (winner == "by surface")
+    assert workspace.records("export")[workspace.reference_view]["rehearsal"] == {winner: 1.5}

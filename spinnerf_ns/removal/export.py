@@ -208,7 +208,7 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
                 layer, photo = layers[index], photos[index]
                 done = completed(references, index, photo, draw, config.carry)
                 writer.write(RemovedView(layer.view.photo, done.image, layer.region, photo.to_fill, done.z))
-                record = {"region": int(layer.region.sum()), "unseen": int(photo.to_fill.sum())}
+                record: dict[str, Any] = {"region": int(layer.region.sum()), "unseen": int(photo.to_fill.sum())}
                 record["carried"] = int((done.source > 0).sum())
                 if index == reference:
                     record[REFERENCE] = True

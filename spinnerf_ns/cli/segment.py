@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -212,7 +214,51 @@ class Pointing:
 
 @dataclass
 class Segment(Pointing):
-    """Segment an object in some photos and track it through the others: <data>/spinnerf/masks_2d."""
+    """Segment an object in some photos and track it through the others: <data>/spinnerf/masks_2d.
+
+    Without a prompt, and without one of an earlier call, it opens a page in the browser to point at it.
+    """
+
+    page: bool = False
+    """Open the page in any case: to correct what was pointed at before, or is pointed at by the options above."""
+    host: str = "127.0.0.1"
+    """Where the page listens. Any other than this machine's own wants the token that the printed address holds. Better over ssh:
+    ssh -L 7010:localhost:7010 MACHINE, then http://localhost:7010/."""
+    port: int | None = None
+    """Port of the page; by default 7010, or the next free one."""
+    browser: bool = True
+    """Open a browser, where there is a screen."""
+
+    def main(self) -> None:
+        """Makes the masks, or opens the page."""
+        from spinnerf_ns.scene.workspace import Workspace
+
+        asked = self.request() is not None or self.text is not None
+        if not self.page and (asked or Workspace.open(self.data, self.workspace).prompts_path.is_file()):
+            super().main()
+            return
+        if asked:
+            super().main()
+        self.serve()
+
+    def serve(self) -> None:
+        """Opens the page, until Ctrl-C."""
+        import webbrowser
+
+        from spinnerf_ns.hints import say
+        from spinnerf_ns.page.open import open_page
+
+        server = open_page(self.data, self.workspace, *self.backends(), host=self.host, port=self.port)
+        say(f"Point at what to remove: {server.address}   (Ctrl-C ends the page; nothing is lost)")
+        if self.browser and (sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            webbrowser.open(server.address)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve()
+        say(
+            f"Next: {train_command(self.data, self.workspace)}"
+            if server.page.session.saved()
+            else "Not saved; what was pointed at is kept."
+        )
 
 
 def _prompt(group: dict[str, Any]) -> Prompt:

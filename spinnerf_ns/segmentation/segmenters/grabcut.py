@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spinnerf_ns.conventions import BoolMask, Image
+from spinnerf_ns.files import load_object_mask
 from spinnerf_ns.segmentation.prompts import BACKGROUND_LABEL, OBJECT_LABEL, Prompt
 from spinnerf_ns.segmentation.refine import (
     apply_palette,
@@ -34,6 +35,7 @@ from spinnerf_ns.segmentation.refine import (
     signed_distance,
     to_lab,
 )
+from spinnerf_ns.segmentation.segmenters.clicks import part_of_click
 
 Floats = NDArray[np.float32]
 Box = tuple[float, float, float, float]
@@ -47,12 +49,19 @@ UNEVEN_BOX = 0.05
 """A side of the box is missed if the mask keeps this much more distance from it than from the others, in box sides."""
 
 
+def _up_to(prompt: Prompt, count: int) -> Prompt:
+    """The first clicks of a prompt."""
+    return Prompt(prompt.view, prompt.points[:count], prompt.labels[:count])
+
+
 @dataclass
 class GrabCutSegmenter:
     """GrabCut with local colour models (OpenCV, no weights). Lengths are in pixels of the window around the object."""
 
     window_size: int = 320
     """Longest side to which the window around the object is scaled."""
+    rough_size: int = 320
+    """As `window_size`, for the first looks, which find where the object is from clicks alone."""
     margin: float = 0.5
     """Photo around the box that is looked at, in units of the box's longer side."""
     click_radius: int = 4
@@ -84,19 +93,51 @@ class GrabCutSegmenter:
         """
         height, width = image.shape[:2]
         prompt.check(width, height)
-        if prompt.box is not None:
-            found = self._close_look(image, prompt, prompt.box, None, None)
-            missed = _missed_sides(found, prompt.box)
-            return self._close_look(image, prompt, prompt.box, None, missed) if missed is not None else found
+        first = 0
+        if prompt.mask_path is not None:
+            found = load_object_mask(prompt.mask_path, (height, width))
+        elif prompt.box is not None:
+            found = self._from_box(image, prompt.box)
+        else:
+            first = 1 + prompt.labels.index(OBJECT_LABEL)
+            found = self._from_clicks(image, _up_to(prompt, first))
+        for count in range(first + 1, len(prompt.points) + 1):
+            found = self._corrected(image, found, _up_to(prompt, count))
+        return found
+
+    def _from_box(self, image: Image, box: Box) -> BoolMask:
+        prompt = Prompt("", box=box)
+        found = self._close_look(image, prompt, box, None, None)
+        missed = _missed_sides(found, box)
+        return self._close_look(image, prompt, box, None, missed) if missed is not None else found
+
+    def _from_clicks(self, image: Image, prompt: Prompt) -> BoolMask:
+        height, width = image.shape[:2]
         rough = self._rough_look(image, prompt, (0.0, 0.0, float(width), float(height)))
         if rough.any():
             rough = self._rough_look(image, prompt, _grown_box(rough, 0.4))
         return self._close_look(image, prompt, _grown_box(rough, 0.12), rough, None) if rough.any() else rough
 
+    def _corrected(self, image: Image, found: BoolMask, prompt: Prompt) -> BoolMask:
+        """The mask after the last click of a prompt; as it is where the click says what it says."""
+        (x, y), label = prompt.points[-1], prompt.labels[-1]
+        row, column = min(int(y), found.shape[0] - 1), min(int(x), found.shape[1] - 1)
+        if found[row, column] == (label == OBJECT_LABEL):
+            return found
+        around = found.copy()
+        around[row, column] = True
+        window = _Window(image, _grown_box(around, 0.25), 0.0, self.window_size)
+        now = window.warp(found)
+        click = window.discs(Prompt("", (prompt.points[-1],), (label,)), label, self.click_radius)
+        others = window.discs(prompt, BACKGROUND_LABEL if label == OBJECT_LABEL else OBJECT_LABEL, self.click_radius)
+        part = part_of_click(window.lab, ~now if label == OBJECT_LABEL else now, click, others, self.smoothness)
+        part = window.to_photo(part)
+        return clean_components(found | part, least_part=0.0) if label == OBJECT_LABEL else found & ~part
+
     # ------------------------------------------------------------------------------------------------------------ passes
     def _rough_look(self, image: Image, prompt: Prompt, box: Box) -> BoolMask:
         """What clicks mean, if the object lies within a box that may be much too large."""
-        window = _Window(image, box, 0.0, self.window_size)
+        window = _Window(image, box, 0.0, self.rough_size)
         on, beside = self._clicked(window, prompt)
         surely_background = (beside | _border(on.shape)) & ~on
         where = self._where(window.lab, on, surely_background)

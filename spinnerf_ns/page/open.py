@@ -1,0 +1,43 @@
+"""Opens the page on a scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from spinnerf_ns.accel.cpu import lite_here
+from spinnerf_ns.page.server import Server
+from spinnerf_ns.page.session import Session
+from spinnerf_ns.scene.capture import load_capture
+from spinnerf_ns.scene.workspace import Workspace
+from spinnerf_ns.segmentation.choose import choose
+from spinnerf_ns.segmentation.segment import TRACK_STAGE
+from spinnerf_ns.segmentation.segmenters import SEGMENTERS
+from spinnerf_ns.segmentation.trackers import TRACKERS
+
+
+def open_page(
+    data: Path, workspace: Path | None, segmenter: Any, tracker: Any, host: str = "127.0.0.1", port: int | None = None,
+    removal_arguments: list[str] | None = None, token: str | None = None,
+) -> Server:  # fmt: skip
+    """A server of the page, which listens already; `serve` answers.
+
+    Args:
+        data, workspace: as on the command line.
+        segmenter, tracker: names, "auto" or instances.
+        host, port, token: of the server.
+        removal_arguments: more arguments of `ns-spinnerf remove`; by default --lite where there is no GPU.
+
+    Raises:
+        SpinnerfError: no such capture, no such backend, or it cannot listen there.
+    """
+    opened = Workspace.open(data, workspace)
+    capture = load_capture(data)
+    recorded = opened.read_manifest()["stages"].get(TRACK_STAGE, {}).get("parameters", {})
+    made = [
+        choose(registry, one, recorded=(recorded.get(registry.kind) or {}).get("name")) if isinstance(one, str) else one
+        for registry, one in ((SEGMENTERS, segmenter), (TRACKERS, tracker))
+    ]
+    if removal_arguments is None:
+        removal_arguments = ["--lite"] if lite_here("") else []
+    return Server(Session(capture, opened, *made), host, port, removal_arguments, token)

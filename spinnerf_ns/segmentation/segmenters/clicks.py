@@ -19,8 +19,13 @@ RESTARTS = (0.03, 0.004, 0.0005)
 """How soon a walk gives up, per pixel of the window: the parts that are looked for are small, middling and large."""
 LEVELS = np.geomspace(0.9, 0.002, 28)
 """Levels at which the influence is cut."""
-SMALLEST = 12
-"""Pixels of the window that a part has at least."""
+TYPICAL, SPREAD = 1.5, 0.5
+"""People click into the middle of what is wrong: the click's distance from the mask's contour tells how large that is. The radius of
+the part is expected to be so many of these distances, give or take a factor of exp(SPREAD)."""
+ALL = 0.2
+"""What a part that is all there is counts, as it has no new contour: less than a weak edge."""
+SHALLOWEST = 2.0
+"""Least distance from the contour, in pixels of the window, that is believed."""
 EDGE_BLUR = 1.0
 """Gaussian radius, in pixels of the window, of the photo in which edges are looked for."""
 
@@ -44,13 +49,16 @@ def part_of_click(lab: Image, domain: BoolMask, click: BoolMask, others: BoolMas
     domain = _connected(domain & ~others, click)
     smooth = cv2.GaussianBlur(lab, (0, 0), EDGE_BLUR)
     edges = _edges(smooth)
+    distance = cv2.distanceTransform(np.pad(domain, 1, constant_values=True).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+    expected = TYPICAL * max(SHALLOWEST, float(distance[1:-1, 1:-1][click].max()))
     best, best_score = click, -np.inf
     for restart in RESTARTS:
         influence = _influence(smooth, domain, click, restart, smoothness)
         for level in LEVELS * float(influence[click].min()):
             part = _filled(_connected(influence >= level, click), domain)
-            score = _score(part, domain, edges)
-            if score > best_score and part.sum() >= SMALLEST:
+            size = np.sqrt(part.sum() / np.pi)
+            score = _score(part, domain, edges) * np.exp(-((np.log(size / expected) / SPREAD) ** 2) / 2)
+            if score > best_score:
                 best, best_score = part, score
     return best
 
@@ -68,12 +76,11 @@ def _influence(lab: Image, domain: BoolMask, click: BoolMask, restart: float, sm
 
 
 def _edges(lab: Image) -> tuple[Floats, Floats]:
-    """Strength in [0, 1] of the edge between each pixel and its neighbour to the right, and below."""
+    """Strength in [0, 1] of the edge between each pixel and its neighbour to the right, (H, W - 1), and below, (H - 1, W)."""
     colours = lab.astype(np.float32)
-    right = np.sqrt(((colours[:, 2:] - colours[:, :-2]) ** 2).sum(axis=-1))  # over two pixels: edges are blurred
-    below = np.sqrt(((colours[2:] - colours[:-2]) ** 2).sum(axis=-1))
-    right, below = np.pad(right, ((0, 0), (1, 1)), "edge")[:, :-1], np.pad(below, ((1, 1), (0, 0)), "edge")[:-1]
-    typical = float(np.concatenate([right.ravel(), below.ravel()]).mean()) + 1.0
+    right = np.sqrt(((colours[:, 1:] - colours[:, :-1]) ** 2).sum(axis=-1))
+    below = np.sqrt(((colours[1:] - colours[:-1]) ** 2).sum(axis=-1))
+    typical = float(np.concatenate([right.ravel(), below.ravel()]).mean()) + 0.5
     return 1 - np.exp(-right / (2 * typical)), 1 - np.exp(-below / (2 * typical))
 
 
@@ -86,9 +93,8 @@ def _score(part: BoolMask, domain: BoolMask, edges: tuple[Floats, Floats]) -> fl
     down = (part[1:] != part[:-1]) & domain[1:] & domain[:-1]
     length = int(across.sum() + down.sum())
     if length == 0:
-        return 0.5  # all of the domain that hangs together: right if nothing inside of it is an edge
-    strength = float(edges[0][:, :-1][:, : across.shape[1]][across].sum() + edges[1][:-1][down].sum()) / length
-    return strength
+        return ALL
+    return float(edges[0][across].sum() + edges[1][down].sum()) / length
 
 
 def _connected(mask: BoolMask, seed: BoolMask) -> BoolMask:

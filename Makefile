@@ -5,7 +5,7 @@ STAMP := $(VENV)/.spinnerf-installed
 WORKERS ?= auto
 CODE := spinnerf_ns method_configs tests benchmarks
 
-.PHONY: help demo test lint format setup clean
+.PHONY: help demo test lint format setup browser clean
 
 help:           ## what can be made (the default); PYTHON=python3.12 make ... chooses an interpreter, 3.10 to 3.12
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -25,6 +25,10 @@ lint: $(STAMP)  ## style, formatting, types, and the floors: which room may impo
 format: $(STAMP)  ## formats the code as lint wants it
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
+
+browser: $(STAMP) ## installs what the page's tests in a browser want, and runs them; make test skips them without
+	scripts/browser $(BIN)/python
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/page
 
 setup: $(STAMP) ## sets everything up: .venv, git-ignored
 

@@ -239,26 +239,29 @@ class Segment(Pointing):
             return
         if asked:
             super().main()
-        self.serve()
+        self.serve(anew=asked)
 
-    def serve(self) -> None:
-        """Opens the page, until Ctrl-C."""
+    def serve(self, anew: bool = False) -> None:
+        """Opens the page, until Ctrl-C.
+
+        Args:
+            anew: start from prompts.json even where an earlier page left something.
+        """
         import webbrowser
 
         from spinnerf_ns.hints import say
         from spinnerf_ns.page.open import open_page
 
-        server = open_page(self.data, self.workspace, *self.backends(), host=self.host, port=self.port)
+        server = open_page(
+            self.data, self.workspace, *self.backends(), host=self.host, port=self.port, anew=anew, skip_missing=self.skip_missing
+        )
         say(f"Point at what to remove: {server.address}   (Ctrl-C ends the page; nothing is lost)")
         if self.browser and (sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             webbrowser.open(server.address)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve()
-        say(
-            f"Next: {train_command(self.data, self.workspace)}"
-            if server.page.session.saved()
-            else "Not saved; what was pointed at is kept."
-        )
+        saved = server.page.session.saved()
+        say(f"Next: {train_command(self.data, self.workspace)}" if saved else "Not saved; what was pointed at is kept.")
 
 
 def _prompt(group: dict[str, Any]) -> Prompt:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from spinnerf_ns.accel.cpu import lite_here
+from spinnerf_ns.hints import say
 from spinnerf_ns.page.server import Server
 from spinnerf_ns.page.session import Session
-from spinnerf_ns.scene.capture import load_capture
+from spinnerf_ns.scene.check import checked_capture
 from spinnerf_ns.scene.workspace import Workspace
 from spinnerf_ns.segmentation.choose import choose
 from spinnerf_ns.segmentation.segment import TRACK_STAGE
@@ -18,7 +19,7 @@ from spinnerf_ns.segmentation.trackers import TRACKERS
 
 def open_page(
     data: Path, workspace: Path | None, segmenter: Any, tracker: Any, host: str = "127.0.0.1", port: int | None = None,
-    removal_arguments: list[str] | None = None, token: str | None = None,
+    removal_arguments: list[str] | None = None, token: str | None = None, anew: bool = False, skip_missing: bool = False,
 ) -> Server:  # fmt: skip
     """A server of the page, which listens already; `serve` answers.
 
@@ -26,13 +27,15 @@ def open_page(
         data, workspace: as on the command line.
         segmenter, tracker: names, "auto" or instances.
         host, port, token: of the server.
+        anew: start from prompts.json even where an earlier page left something.
+        skip_missing: go on without photos that are absent or broken.
         removal_arguments: more arguments of `ns-spinnerf remove`; by default --lite where there is no GPU.
 
     Raises:
         SpinnerfError: no such capture, no such backend, or it cannot listen there.
     """
+    capture = checked_capture(data, workspace, skip_missing, say)
     opened = Workspace.open(data, workspace)
-    capture = load_capture(data)
     recorded = opened.read_manifest()["stages"].get(TRACK_STAGE, {}).get("parameters", {})
     made = [
         choose(registry, one, recorded=(recorded.get(registry.kind) or {}).get("name")) if isinstance(one, str) else one
@@ -40,4 +43,4 @@ def open_page(
     ]
     if removal_arguments is None:
         removal_arguments = ["--lite"] if lite_here("") else []
-    return Server(Session(capture, opened, *made), host, port, removal_arguments, token)
+    return Server(Session(capture, opened, *made, anew=anew), host, port, removal_arguments, token)

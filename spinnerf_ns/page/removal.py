@@ -2,7 +2,7 @@
 
 <workspace>/page/removal.json   {"pid", "started", "command"}; then also {"ended", "status"}
 <workspace>/page/removal.log    what it prints
-<workspace>/page/bars.json      [{"what", "done", "total"}]: the bars that it shows, as `runner` writes them
+<workspace>/page/bars.json      [{"what", "done", "total"}]: the bars that it shows, as `cli.bars` writes them
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class RemovalJob:
         command = self.command()
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "bars.json").unlink(missing_ok=True)
-        words = [sys.executable, "-m", "spinnerf_ns.page.runner", str(self.folder / "bars.json"), *command]
+        words = [sys.executable, "-m", "spinnerf_ns.cli.bars", str(self.folder / "bars.json"), *command]
         environment = {**os.environ, "COLUMNS": "160", "PYTHONUNBUFFERED": "1"}
         with open(self.folder / "removal.log", "wb") as log:
             self._process = subprocess.Popen(
@@ -77,7 +77,7 @@ class RemovalJob:
         words = ["remove", "--data", str(self.session.capture.data), "--workspace", str(self.session.workspace.root)]
         words += ["--segmenter", self.session.segmenter.name, "--tracker", self.session.tracker.name]
         words += ["--objects", *subset] if subset else []
-        words += ["--allow-large-mask"] if self.session.large(self.session.sources()) else []
+        words += ["--allow-large-mask"] if self.session.as_they_are(self.session.sources()) else []
         return [*words, *self.arguments]
 
     def stop(self) -> None:

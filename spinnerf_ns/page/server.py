@@ -100,10 +100,13 @@ class Page:
         """Writes prompts and masks; the command that goes on from there."""
         from spinnerf_ns.hints import command
 
-        subset = self.session.save()
-        capture, workspace = self.session.capture, self.session.workspace
-        words = command("ns-spinnerf", "remove", data=capture.data, workspace=workspace.root, objects=subset or None)
-        return words
+        session = self.session
+        subset, capture, workspace = session.save(), session.capture, session.workspace
+        return command(
+            "ns-spinnerf", "remove", data=capture.data, workspace=workspace.root, objects=subset or None,
+            segmenter=session.segmenter.name, tracker=session.tracker.name,
+            allow_large_mask=session.as_they_are(session.sources()), lite="--lite" in self.removal.arguments,
+        )  # fmt: skip
 
 
 class Handler(tornado.web.RequestHandler):

@@ -19,11 +19,12 @@ import numpy as np
 from spinnerf_ns.conventions import BoolMask, Image
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_object_mask
+from spinnerf_ns.page.objects import Objects
 from spinnerf_ns.page.store import Store
 from spinnerf_ns.scene.capture import Capture
 from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import Workspace
-from spinnerf_ns.segmentation.prompts import DEFAULT_OBJECT, Prompt, Stroke, check_name
+from spinnerf_ns.segmentation.prompts import DEFAULT_OBJECT, Prompt, Stroke
 from spinnerf_ns.segmentation.prompts_file import load_prompts
 from spinnerf_ns.segmentation.segment import EMBEDDINGS, OBJECTS, segment_capture, views_with_object
 from spinnerf_ns.segmentation.sources import LARGEST_PART, ObjectMasks, prompt_mask
@@ -35,15 +36,16 @@ KEPT_PHOTOS = 6
 """Decoded photos kept in memory."""
 
 
-class Session:
+class Session(Objects):
     """A scene with what was pointed at in it.
 
     Args:
         capture, workspace: of the scene.
         segmenter, tracker: make masks.
+        anew: start from prompts.json even where an earlier page left something.
     """
 
-    def __init__(self, capture: Capture, workspace: Workspace, segmenter: Any, tracker: Any) -> None:
+    def __init__(self, capture: Capture, workspace: Workspace, segmenter: Any, tracker: Any, anew: bool = False) -> None:
         self.capture, self.workspace = capture, workspace
         self.segmenter, self.tracker = segmenter, tracker
         if hasattr(segmenter, "cache_folder"):
@@ -58,15 +60,29 @@ class Session:
         self._masks: OrderedDict[tuple[str, str, str], BoolMask] = OrderedDict()
         self._photos: OrderedDict[str, Image] = OrderedDict()
         self.store = Store.load(workspace.root)
-        if not self.store.path.is_file():
+        if anew or self._older():
             self._take_over()
         if not self.store.objects:
             self.store.objects.append({"name": DEFAULT_OBJECT, "selected": True})
+
+    def _older(self) -> bool:
+        """Whether the command line has pointed at something since the page did."""
+        prompts = self.workspace.prompts_path
+        if not prompts.is_file() or not self.store.path.is_file():
+            return True
+        return prompts.stat().st_mtime > self.store.path.stat().st_mtime and not self._as_in_prompts_file()
+
+    def _as_in_prompts_file(self) -> bool:
+        try:
+            return sorted(map(repr, load_prompts(self.workspace.prompts_path))) == sorted(map(repr, self.store.all_prompts()))
+        except SpinnerfError:
+            return False
 
     def _take_over(self) -> None:
         """Starts from prompts.json and the masks that the command line made of it."""
         if not self.workspace.prompts_path.is_file():
             return
+        self.store = Store(self.workspace.root)
         for one in load_prompts(self.workspace.prompts_path):
             view = self._by_photo.get(one.view)
             if view is None:
@@ -134,6 +150,7 @@ class Session:
                     photo: {"kind": "tracked" if one else "lost", "version": self.store.tracked[name]["from"] or "new",
                             "agreement": (one or {}).get("agreement")}
                     for photo, one in photos.items()
+                    if one is None or self.store.has_tracked(name, photo)
                 }  # fmt: skip
                 for photo, prompt in self.store.prompts.get(name, {}).items():
                     agreement = (photos.get(photo) or {}).get("agreement")
@@ -156,10 +173,7 @@ class Session:
         """Whether prompts.json says what is pointed at now, and all of it is tracked."""
         if not self.workspace.prompts_path.is_file() or any(self.stale(one["name"]) for one in self.store.objects):
             return False
-        try:
-            return list(load_prompts(self.workspace.prompts_path)) == self.store.all_prompts()
-        except SpinnerfError:
-            return False
+        return self._as_in_prompts_file()
 
     # -------------------------------------------------------------------------------------------------------- pointing
     def point(self, name: str, photo: str, x: float, y: float, label: int) -> None:
@@ -280,64 +294,6 @@ class Session:
         said = repr((prompt.points, prompt.labels, prompt.box, prompt.mask_path and prompt.mask_path.name, prompt.brush))
         return prompt.object, prompt.view, hashlib.sha256(said.encode()).hexdigest()[:12]
 
-    # --------------------------------------------------------------------------------------------------------- objects
-    def add_object(self, name: str) -> None:
-        """Names another object.
-
-        Raises:
-            SpinnerfError: the name is taken or can be no folder's.
-        """
-        with self.lock:
-            self._free(name)
-            self.store.objects.append({"name": name, "selected": True})
-            self._changed()
-
-    def rename_object(self, name: str, to: str) -> None:
-        """Gives an object another name."""
-        with self.lock:
-            self._known(name)
-            if to != name:
-                self._free(to)
-                self.store.rename(name, to)
-                self._masks.clear()
-                self._changed()
-
-    def remove_object(self, name: str) -> None:
-        """Forgets an object and what points at it; the last one is only emptied. Can be undone but for what was tracked."""
-        with self.lock:
-            self._known(name)
-            place = [entry["name"] for entry in self.store.objects].index(name)
-            prompts = {photo: self.store.to_json(one) for photo, one in self.store.prompts.get(name, {}).items()}
-            self.store.undo.append({"object": name, "photo": None, "before": {"place": place, "prompts": prompts}, "after": None})
-            self.store.redo.clear()
-            self._drop(name)
-            self._changed()
-
-    def select(self, name: str, selected: bool) -> None:
-        """Whether an object is among those that are to be removed."""
-        with self.lock:
-            self._known(name)
-            for entry in self.store.objects:
-                if entry["name"] == name:
-                    entry["selected"] = bool(selected)
-            self._changed()
-
-    def _drop(self, name: str) -> None:
-        self.store.objects = [entry for entry in self.store.objects if entry["name"] != name]
-        self.store.prompts.pop(name, None)
-        self.store.forget(name)
-        if not self.store.objects:
-            self.store.objects.append({"name": DEFAULT_OBJECT, "selected": True})
-
-    def _known(self, name: str) -> None:
-        if name not in [entry["name"] for entry in self.store.objects]:
-            raise SpinnerfError(f"object {name!r}: there is none of that name any more; choose another")
-
-    def _free(self, name: str) -> None:
-        check_name(name)
-        if name.casefold() in [entry["name"].casefold() for entry in self.store.objects]:
-            raise SpinnerfError(f"object {name!r}: there is one of that name already; choose another name")
-
     # ---------------------------------------------------------------------------------------------------------- saving
     def sources(self, names: list[str] | None = None) -> ObjectMasks:
         """The masks of everything that was pointed at: where the tracker starts from.
@@ -388,15 +344,15 @@ class Session:
             subset = [] if len(chosen) == len(sources) else chosen
             segment_capture(
                 self.capture, self.workspace, self.store.all_prompts(), self.segmenter, self.tracker, overwrite=True,
-                allow_large_mask=self.large(sources), objects=subset, made=(sources, tracked),
+                allow_large_mask=self.as_they_are(sources), objects=subset, made=(sources, tracked),
             )  # fmt: skip
             self._changed()
             return subset
 
-    @staticmethod
-    def large(sources: ObjectMasks) -> bool:
-        """Whether a mask covers more than the command line takes without being told to."""
-        return any(mask.mean() > LARGEST_PART for by_photo in sources.values() for mask in by_photo.values())
+    def as_they_are(self, sources: ObjectMasks) -> bool:
+        """Whether masks are such as the command line would turn round or refuse unless told not to: what was seen is meant."""
+        given = any(one.mask_path is not None for one in self.store.all_prompts())
+        return given or any(mask.mean() > LARGEST_PART for by_photo in sources.values() for mask in by_photo.values())
 
     def _changed(self) -> None:
         """Writes the state and tells every tab."""

@@ -4,7 +4,8 @@
     objects   [{"name", "selected"}], in the order in which they were named
     prompts   {object: {photo: prompt}}, prompts as in prompts.json
     undo, redo   steps, newest last: {"object", "photo", "before", "after"}; a step over a whole object has photo null
-    tracked   {object: {"from": key of the prompts, "photos": {photo: {"agreement": number or null} or null where it was lost}}}
+    tracked   {object: {"from": key of the prompts, "photos": {photo: {"agreement": number or null} or null where it was lost}}};
+              "pointed": true in a photo that has no tracked mask, as it was pointed at
     tracking  whether a tracking was under way
 <workspace>/page/tracked/<object>/<photo>.png   masks that the tracker made
 <workspace>/prompts/<object>/<photo>.png        masks that a correction started from; prompts.json names them
@@ -126,10 +127,15 @@ class Store:
 
     def tracked_mask(self, name: str, photo: str, shape: tuple[int, int]) -> BoolMask | None:
         """A tracked mask, or None where there is none."""
-        if not self.tracked.get(name, {}).get("photos", {}).get(photo):
+        if not self.has_tracked(name, photo):
             return None
         path = self.tracked_path(name, photo)
         return load_object_mask(path, shape) if path.is_file() else None
+
+    def has_tracked(self, name: str, photo: str) -> bool:
+        """Whether there is a tracked mask."""
+        entry = self.tracked.get(name, {}).get("photos", {}).get(photo)
+        return bool(entry) and not entry.get("pointed")
 
     def set_tracked(self, name: str, photo: str, object_mask: BoolMask | None) -> None:
         """Keeps a tracked mask; None: the object was lost."""
@@ -139,6 +145,15 @@ class Store:
             return
         save_object_mask(self.tracked_path(name, photo), object_mask)
         photos[photo] = {"agreement": (photos.get(photo) or {}).get("agreement")}
+
+    def set_agreement(self, name: str, photo: str, agreement: float | None) -> None:
+        """Keeps how well a mask agrees with the others'; of a photo that was only pointed at as well."""
+        photos = self.tracked.setdefault(name, {"from": None, "photos": {}})["photos"]
+        known = photo in photos
+        if not known or photos[photo] is not None:
+            photos[photo] = {"agreement": None if agreement is None else round(agreement, 4)}
+            if not known or (not self.tracked_path(name, photo).is_file()):
+                photos[photo]["pointed"] = True  # no tracked mask of it
 
     def keep_base(self, name: str, photo: str, object_mask: BoolMask) -> Path:
         """Keeps a mask that a correction starts from; named by its content, so that every step of the undo list has its own."""

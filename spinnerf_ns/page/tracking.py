@@ -90,8 +90,9 @@ class TrackingJob:
                 raise Stopped
 
         def found(name: str, photo: str, object_mask: BoolMask) -> None:
-            with session.lock:
-                session.store.set_tracked(name, photo, object_mask)
+            if photo not in sources[name]:
+                with session.lock:
+                    session.store.set_tracked(name, photo, object_mask)
 
         tracked = track_objects(session.views, sources, session.tracker, progress, found)
         for name in names:
@@ -101,9 +102,8 @@ class TrackingJob:
             with session.lock:
                 self.solids[name] = solid
                 for photo, object_mask in tracked[name].items():
-                    session.store.set_tracked(name, photo, object_mask)
-                    entry = session.store.tracked[name]["photos"][photo]
-                    if entry is not None:
-                        entry["agreement"] = None if photo not in agrees else round(agrees[photo], 4)
+                    if photo not in sources[name]:  # what was pointed at stays what it was tracked as, for undo
+                        session.store.set_tracked(name, photo, object_mask)
+                    session.store.set_agreement(name, photo, agrees.get(photo))
                 session.store.tracked[name]["from"] = keys[name]
                 session.store.save()

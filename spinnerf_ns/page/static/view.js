@@ -25,6 +25,7 @@ export class View {
   show({ address, width, height, films, prompts }) {
     const other = address !== this.address;
     Object.assign(this, { address, width, height, prompts });
+    this.canvas.dataset.wanted = films.join(" ");
     if (other) { this.pending = null; this.fit(); }
     const wanted = [address, ...films];
     for (const name of [...this.images.keys()]) if (!wanted.includes(name) && this.images.size > 24) this.images.delete(name);

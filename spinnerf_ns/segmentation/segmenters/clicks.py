@@ -20,8 +20,8 @@ RESTARTS = (0.03, 0.004, 0.0005)
 LEVELS = np.geomspace(0.9, 0.002, 28)
 """Levels at which the influence is cut."""
 TYPICAL, SPREAD = 1.5, 0.5
-"""People click into the middle of what is wrong: the click's distance from the mask's contour tells how large that is. The radius of
-the part is expected to be so many of these distances, give or take a factor of exp(SPREAD)."""
+"""People click into the middle of what is wrong: the click's distance from the mask's contour tells how large that is. The
+radius of the part is expected to be so many of these distances, give or take a factor of exp(SPREAD)."""
 ALL = 0.2
 """What a part that is all there is counts, as it has no new contour: less than a weak edge."""
 SHALLOWEST = 2.0
@@ -51,16 +51,31 @@ def part_of_click(lab: Image, domain: BoolMask, click: BoolMask, others: BoolMas
     edges = _edges(smooth)
     distance = cv2.distanceTransform(np.pad(domain, 1, constant_values=True).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
     expected = TYPICAL * max(SHALLOWEST, float(distance[1:-1, 1:-1][click].max()))
+
+    def score(part: BoolMask) -> float:
+        size = np.sqrt(part.sum() / np.pi)
+        return _score(part, domain, edges) * np.exp(-((np.log(size / expected) / SPREAD) ** 2) / 2)
+
     best, best_score = click, -np.inf
     for restart in RESTARTS:
         influence = _influence(smooth, domain, click, restart, smoothness)
         for level in LEVELS * float(influence[click].min()):
             part = _filled(_connected(influence >= level, click), domain)
-            size = np.sqrt(part.sum() / np.pi)
-            score = _score(part, domain, edges) * np.exp(-((np.log(size / expected) / SPREAD) ** 2) / 2)
-            if score > best_score:
-                best, best_score = part, score
+            if (now := score(part)) > best_score:
+                best, best_score = part, now
     return best
+
+
+def on_edges(lab: Image, object_mask: BoolMask) -> float:
+    """How well a mask's contour lies on the photo's edges, in [0, 1]: to choose between masks.
+
+    Args:
+        lab: (H, W, 3) uint8 Lab.
+        object_mask: (H, W).
+    """
+    if not object_mask.any() or object_mask.all():
+        return 0.0
+    return _score(object_mask, np.ones_like(object_mask), _edges(cv2.GaussianBlur(lab, (0, 0), EDGE_BLUR)))
 
 
 def _influence(lab: Image, domain: BoolMask, click: BoolMask, restart: float, smoothness: float) -> Floats:

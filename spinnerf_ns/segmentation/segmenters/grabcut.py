@@ -15,6 +15,7 @@ Without a box, a first pass over the whole photo finds roughly what the clicks m
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import cv2
@@ -35,7 +36,7 @@ from spinnerf_ns.segmentation.refine import (
     signed_distance,
     to_lab,
 )
-from spinnerf_ns.segmentation.segmenters.clicks import part_of_click
+from spinnerf_ns.segmentation.segmenters.clicks import on_edges, part_of_click
 
 Floats = NDArray[np.float32]
 Box = tuple[float, float, float, float]
@@ -51,7 +52,7 @@ UNEVEN_BOX = 0.05
 
 def _up_to(prompt: Prompt, count: int) -> Prompt:
     """The first clicks of a prompt."""
-    return Prompt(prompt.view, prompt.points[:count], prompt.labels[:count])
+    return dataclasses.replace(prompt, points=prompt.points[:count], labels=prompt.labels[:count])
 
 
 @dataclass
@@ -60,7 +61,7 @@ class GrabCutSegmenter:
 
     window_size: int = 320
     """Longest side to which the window around the object is scaled."""
-    rough_size: int = 320
+    rough_size: int = 160
     """As `window_size`, for the first looks, which find where the object is from clicks alone."""
     margin: float = 0.5
     """Photo around the box that is looked at, in units of the box's longer side."""
@@ -97,7 +98,7 @@ class GrabCutSegmenter:
         if prompt.mask_path is not None:
             found = load_object_mask(prompt.mask_path, (height, width))
         elif prompt.box is not None:
-            found = self._from_box(image, prompt.box)
+            found = self._from_box(image, _up_to(prompt, 0))
         else:
             first = 1 + prompt.labels.index(OBJECT_LABEL)
             found = self._from_clicks(image, _up_to(prompt, first))
@@ -105,11 +106,10 @@ class GrabCutSegmenter:
             found = self._corrected(image, found, _up_to(prompt, count))
         return found
 
-    def _from_box(self, image: Image, box: Box) -> BoolMask:
-        prompt = Prompt("", box=box)
-        found = self._close_look(image, prompt, box, None, None)
-        missed = _missed_sides(found, box)
-        return self._close_look(image, prompt, box, None, missed) if missed is not None else found
+    def _from_box(self, image: Image, prompt: Prompt) -> BoolMask:
+        found = self._close_look(image, prompt, prompt.box, None, None)
+        missed = _missed_sides(found, prompt.box)
+        return self._close_look(image, prompt, prompt.box, None, missed) if missed is not None else found
 
     def _from_clicks(self, image: Image, prompt: Prompt) -> BoolMask:
         height, width = image.shape[:2]
@@ -130,9 +130,16 @@ class GrabCutSegmenter:
         now = window.warp(found)
         click = window.discs(Prompt("", (prompt.points[-1],), (label,)), label, self.click_radius)
         others = window.discs(prompt, BACKGROUND_LABEL if label == OBJECT_LABEL else OBJECT_LABEL, self.click_radius)
-        part = part_of_click(window.lab, ~now if label == OBJECT_LABEL else now, click, others, self.smoothness)
-        part = window.to_photo(part)
-        return clean_components(found | part, least_part=0.0) if label == OBJECT_LABEL else found & ~part
+        adds = label == OBJECT_LABEL
+        part = window.to_photo(part_of_click(window.lab, ~now if adds else now, click, others, self.smoothness))
+        local = clean_components(found | part, least_part=0.0) if adds else found & ~part
+        # All clicks at once know more of colours, and sometimes take something else altogether: the edges decide.
+        if prompt.mask_path is not None:
+            return local
+        anew = self._from_box(image, prompt) if prompt.box is not None else self._from_clicks(image, prompt)
+        if not anew.any() or anew[row, column] != adds:
+            return local
+        return max(local, anew, key=lambda mask: on_edges(window.lab, window.warp(mask)))
 
     # ------------------------------------------------------------------------------------------------------------ passes
     def _rough_look(self, image: Image, prompt: Prompt, box: Box) -> BoolMask:

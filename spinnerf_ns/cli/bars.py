@@ -1,4 +1,4 @@
-"""python -m spinnerf_ns.page.runner FILE COMMAND ...: an `ns-spinnerf` command whose bars are also written to a file.
+"""python -m spinnerf_ns.cli.bars FILE COMMAND ...: an `ns-spinnerf` command whose bars are also written to a file.
 
 Bars are drawn for terminals. Whoever shows them elsewhere reads FILE: [{"what", "done", "total"}], renewed twice a second.
 """

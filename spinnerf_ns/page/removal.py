@@ -1,6 +1,6 @@
 """The whole run from the page: `ns-spinnerf remove` as a program of its own, so that it outlives the page and its server.
 
-<workspace>/page/removal.json   {"pid", "started", "command"}; then also {"ended", "status"}
+<workspace>/page/removal.json   {"pid", "created" (as psutil says), "started", "command"}; then also {"ended", "status"}
 <workspace>/page/removal.log    what it prints
 <workspace>/page/bars.json      [{"what", "done", "total"}]: the bars that it shows, as `cli.bars` writes them
 """
@@ -17,6 +17,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import atomic_path
@@ -63,7 +65,8 @@ class RemovalJob:
             self._process = subprocess.Popen(
                 words, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
             )
-        self._write({"pid": self._process.pid, "started": time.time(), "command": command})
+        created = psutil.Process(self._process.pid).create_time()
+        self._write({"pid": self._process.pid, "created": created, "started": time.time(), "command": command})
         self._watch()
         self.session.tell()
 
@@ -107,8 +110,8 @@ class RemovalJob:
     def invented(self) -> float | None:
         """Part of the removed pixels that no photo shows; None where no export says so."""
         records = self.session.workspace.records("export").values()
-        hole = sum(record.get("hole", record.get("region", 0)) for record in records)
-        return sum(record.get("unseen", 0) for record in records) / hole if hole else None
+        region = sum(record.get("region", 0) for record in records)
+        return sum(record.get("unseen", 0) for record in records) / region if region else None
 
     def after(self, photo: str) -> Path | None:
         """A photo without the object; None where there is none yet."""
@@ -138,12 +141,11 @@ class RemovalJob:
             return False
         if self._process is not None and self._process.pid == entry["pid"]:
             return self._process.poll() is None
-        try:  # another server's child: a process of that number that is this program
-            command = Path(f"/proc/{entry['pid']}/cmdline").read_bytes() if sys.platform == "linux" else b"spinnerf_ns"
-            os.kill(entry["pid"], 0)
-        except OSError:
+        try:  # another server's child: not only a process of that number, but the one that was started then
+            process = psutil.Process(entry["pid"])
+            return process.create_time() == entry["created"] and process.status() != psutil.STATUS_ZOMBIE
+        except (psutil.Error, KeyError):
             return False
-        return b"spinnerf_ns" in command
 
     def _watch(self) -> None:
         def watch() -> None:

@@ -129,7 +129,8 @@ class Handler(tornado.web.RequestHandler):
         )
 
     def prepare(self) -> None:
-        refused = refusal(self.request, self.page.token, self.get_cookie(COOKIE) or self.get_query_argument("token", ""))
+        given = self.get_query_argument("token", "") or self.get_cookie(cookie_name(self.request), "")
+        refused = refusal(self.request, self.page.token, given)
         if refused:
             raise tornado.web.HTTPError(403, reason=refused)
         if self.request.method == "POST" and not isinstance(self, Upload):
@@ -183,6 +184,11 @@ def refusal(request: Any, token: str | None, given: str) -> str | None:
     return None
 
 
+def cookie_name(request: Any) -> str:
+    """Of the token's cookie: browsers tell hosts apart by it, but not ports, and each page has a token of its own."""
+    return f"{COOKIE}_{urlsplit(f'//{request.host}').port or 80}"
+
+
 class Static(Handler):
     """The page itself."""
 
@@ -190,8 +196,8 @@ class Static(Handler):
         path = STATIC_FILES.get(name or "index.html")
         if path is None:
             raise tornado.web.HTTPError(404)
-        if self.page.token is not None and not self.get_cookie(COOKIE):
-            self.set_cookie(COOKIE, self.page.token, httponly=True, samesite="Strict")
+        if self.page.token is not None and self.get_cookie(cookie_name(self.request)) != self.page.token:
+            self.set_cookie(cookie_name(self.request), self.page.token, httponly=True, samesite="Strict")
         self.set_header("Content-Type", TYPES[path.suffix])
         self.finish(path.read_bytes())
 
@@ -285,7 +291,7 @@ class Events(tornado.websocket.WebSocketHandler):
         self.page = page
 
     def prepare(self) -> None:
-        refused = refusal(self.request, self.page.token, self.get_cookie(COOKIE) or "")
+        refused = refusal(self.request, self.page.token, self.get_cookie(cookie_name(self.request), ""))
         if refused or self.request.headers.get("Origin") is None:
             raise tornado.web.HTTPError(403, reason=refused or "asked from no page")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -53,6 +54,8 @@ class Session(Objects):
         self.views = views_with_object(capture, workspace)
         self.lock = threading.RLock()
         """Held while anything is read or changed, not while anything is computed."""
+        self.started = secrets.token_hex(4)
+        """Tells a tab that its server is another one now, which counts its revisions anew."""
         self.revision = 0
         self.listeners: list[Callable[[], None]] = []
         self._pointing = threading.Lock()
@@ -156,6 +159,7 @@ class Session(Objects):
                     agreement = (photos.get(photo) or {}).get("agreement")
                     masks[name][photo] = {"kind": "prompt", "version": self._key(prompt)[2], "agreement": agreement}
             return {
+                "started": self.started,
                 "revision": self.revision,
                 "objects": [{**entry, "stale": self.stale(entry["name"])} for entry in self.store.objects],
                 "prompts": {

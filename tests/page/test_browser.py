@@ -299,7 +299,7 @@ def test_a_server_killed_and_started_again(browser, serve, twin) -> None:
     served.kill()
     tab.until("document.querySelector('#said').textContent.includes('the server is gone')")
     served.start()  # on the same port
-    tab.until("document.querySelector('#said').textContent.includes('the server is back')", 30)
+    tab.until("document.querySelector('#said').textContent.includes('tracking was interrupted')", 30)
     after = tab.state()
     assert after["prompts"] == before["prompts"] and after["undo"] == before["undo"] and after["interrupted"]
     assert (tab.film() == film).all()

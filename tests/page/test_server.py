@@ -72,6 +72,7 @@ def test_the_page_and_an_action(start, twin) -> None:
 def test_refusals_are_one_line_with_status_400(start) -> None:
     server = start()
     photo = json.loads(ask(server, "/api/state")[2])["photos"][0]["name"]
+    stroke = {"do": "stroke", "name": "object", "photo": photo, "radius": 3, "label": 1}
     for action, message in (
         ({**CLICK, "photo": photo, "x": 1000}, "outside the photo"),
         ({**CLICK, "photo": photo, "x": "a"}, "not with"),
@@ -80,7 +81,7 @@ def test_refusals_are_one_line_with_status_400(start) -> None:
         ({"do": "__init__"}, "no action"),
         ({"do": "shutdown"}, "no action"),
         ({"photo": photo}, "no action"),
-        ({"do": "stroke", "name": "object", "photo": photo, "points": [[1, 1]] * 30000, "radius": 3, "label": 1}, "draw it in parts"),
+        ({**stroke, "points": [[1, 1]] * 30000}, "draw it in parts"),
         ({"do": "save"}, "nothing is pointed at"),
     ):  # fmt: skip
         status, _, body = ask(server, "/api/act", action)
@@ -142,11 +143,13 @@ def test_elsewhere_a_token_is_wanted(start) -> None:
     for path in ("/", "/api/state", "/photo/0/small", "/static/page.js"):
         assert ask(server, path)[0] == 403
         assert ask(server, f"{path}?token=wrong")[0] == 403
-        assert ask(server, path, Cookie="spinnerf_token=wrong")[0] == 403
+        assert ask(server, path, Cookie=f"spinnerf_token_{server.port}=wrong")[0] == 403
     status, headers, _ = ask(server, f"/?token={token}")
     assert status == 200 and "httponly" in headers["Set-Cookie"].lower() and "samesite=strict" in headers["Set-Cookie"].lower()
     cookie = headers["Set-Cookie"].partition(";")[0]
-    assert ask(server, "/api/state", Cookie=cookie, Host="192.168.1.5:7010")[0] == 200
+    assert ask(server, "/api/state", Cookie=cookie, Host=f"192.168.1.5:{server.port}")[0] == 200
+    old = {"Cookie": cookie.replace(token, "of-an-earlier-server")}  # the address that is printed mends it
+    assert ask(server, "/", **old)[0] == 403 and token in ask(server, f"/?token={token}", **old)[1]["Set-Cookie"]
     assert ask(server, "/api/act", {"do": "add_object", "name": "a"}, Cookie=cookie, Origin="http://evil.example")[0] == 403
     assert token not in start(host="0.0.0.0").address
 

@@ -55,7 +55,9 @@ let looking = false, again = false;
 async function look() { // the latest state, once, however often it is asked for meanwhile
   if (looking) { again = true; return; }
   looking = true;
-  try { take(await ask("api/state")); } catch (error) { /* the socket says that the server is gone */ }
+  try { take(await ask("api/state")); } catch (error) { // that the server is gone, the socket says
+    if (!(error instanceof TypeError)) say(error.message, true, 0);
+  }
   looking = false;
   if (again) { again = false; look(); }
 }
@@ -67,6 +69,7 @@ function listen() {
   socket.onclose = () => {
     if (!listen.lost) say("the server is gone; nothing is lost, this page goes on when it is back", true, 0);
     listen.lost = true;
+    look(); // another server may be there, and want another token
     setTimeout(listen, 1000);
   };
 }
@@ -76,7 +79,7 @@ const object = () => state.objects[active]?.name;
 const photo = () => state.photos[current];
 
 function take(news) {
-  if (state && news.revision < state.revision) return;
+  if (state && news.started === state.started && news.revision < state.revision) return;
   const first = state === null, before = state;
   state = news;
   if (active >= state.objects.length) active = state.objects.length - 1;
@@ -144,8 +147,8 @@ function showButtons(before) {
   $("save").disabled = $("remove").disabled = !pointed || stale || tracking.running;
   $("save").classList.toggle("next", pointed && !stale && !state.saved);
   $("remove").disabled ||= Boolean(removal?.running);
-  if (before?.tracking.running && !tracking.running) say(tracking.error || "tracked; look at the doubtful ones in the strip", Boolean(tracking.error));
-  if (!before && state.interrupted && !tracking.running) say("tracking was interrupted; press Track to do it again", true);
+  if (state.interrupted && !tracking.running && (!before || before.tracking.running)) say("tracking was interrupted; press Track to do it again", true);
+  else if (before?.tracking.running && !tracking.running) say(tracking.error || "tracked; look at the doubtful ones in the strip", Boolean(tracking.error));
   if (before?.removal?.running && !removal.running) {
     if (removal.error) say(removal.error, true, 0);
     else showCompare($("panel"), state, current, show);

@@ -22,15 +22,19 @@ LEVELS = np.geomspace(0.9, 0.002, 28)
 TYPICAL, SPREAD = 1.5, 0.5
 """People click into the middle of what is wrong: the click's distance from the mask's contour tells how large that is. The
 radius of the part is expected to be so many of these distances, give or take a factor of exp(SPREAD)."""
+APART = 1.2
+"""As `SPREAD`, for parts that are smaller and that a click on the object adds: they may lie apart from the mask."""
 ALL = 0.2
-"""What a part that is all there is counts, as it has no new contour: less than a weak edge."""
+"""What a part that is all of the mask counts, as it has no new contour: less than a weak edge."""
 SHALLOWEST = 2.0
 """Least distance from the contour, in pixels of the window, that is believed."""
 EDGE_BLUR = 1.0
 """Gaussian radius, in pixels of the window, of the photo in which edges are looked for."""
 
 
-def part_of_click(lab: Image, domain: BoolMask, click: BoolMask, others: BoolMask, smoothness: float) -> BoolMask:
+def part_of_click(
+    lab: Image, domain: BoolMask, click: BoolMask, others: BoolMask, smoothness: float, adds: bool
+) -> BoolMask:
     """The part that a click means.
 
     Args:
@@ -39,6 +43,7 @@ def part_of_click(lab: Image, domain: BoolMask, click: BoolMask, others: BoolMas
         click: (H, W) those so close to the click that they are what it says.
         others: (H, W) those that must not change: other clicks of the other label.
         smoothness: how far influence goes through flat areas.
+        adds: whether the click is on the object and `domain` what is no part of the mask yet.
 
     Returns:
         (H, W) bool, within `domain`, `click` in it as far as it is.
@@ -53,8 +58,9 @@ def part_of_click(lab: Image, domain: BoolMask, click: BoolMask, others: BoolMas
     expected = TYPICAL * max(SHALLOWEST, float(distance[1:-1, 1:-1][click].max()))
 
     def score(part: BoolMask) -> float:
-        size = np.sqrt(part.sum() / np.pi)
-        return _score(part, domain, edges) * np.exp(-((np.log(size / expected) / SPREAD) ** 2) / 2)
+        off = np.log(np.sqrt(part.sum() / np.pi) / expected)
+        spread = APART if adds and off < 0 else SPREAD
+        return _score(part, domain, edges, 0.0 if adds else ALL) * np.exp(-((off / spread) ** 2) / 2)
 
     best, best_score = click, -np.inf
     for restart in RESTARTS:
@@ -75,7 +81,7 @@ def on_edges(lab: Image, object_mask: BoolMask) -> float:
     """
     if not object_mask.any() or object_mask.all():
         return 0.0
-    return _score(object_mask, np.ones_like(object_mask), _edges(cv2.GaussianBlur(lab, (0, 0), EDGE_BLUR)))
+    return _score(object_mask, np.ones_like(object_mask), _edges(cv2.GaussianBlur(lab, (0, 0), EDGE_BLUR)), ALL)
 
 
 def _influence(lab: Image, domain: BoolMask, click: BoolMask, restart: float, smoothness: float) -> Floats:
@@ -99,16 +105,16 @@ def _edges(lab: Image) -> tuple[Floats, Floats]:
     return 1 - np.exp(-right / (2 * typical)), 1 - np.exp(-below / (2 * typical))
 
 
-def _score(part: BoolMask, domain: BoolMask, edges: tuple[Floats, Floats]) -> float:
+def _score(part: BoolMask, domain: BoolMask, edges: tuple[Floats, Floats], everything: float) -> float:
     """How well the new contour of a part lies on edges: their mean strength along it, less for a short contour.
 
-    Where the part ends because the domain does, the contour is not new.
+    Where the part ends because the domain does, the contour is not new; `everything` is what a part without a new one counts.
     """
     across = (part[:, 1:] != part[:, :-1]) & domain[:, 1:] & domain[:, :-1]
     down = (part[1:] != part[:-1]) & domain[1:] & domain[:-1]
     length = int(across.sum() + down.sum())
     if length == 0:
-        return ALL
+        return everything
     return float(edges[0][across].sum() + edges[1][down].sum()) / length
 
 

@@ -32,9 +32,7 @@ EDGE_BLUR = 1.0
 """Gaussian radius, in pixels of the window, of the photo in which edges are looked for."""
 
 
-def part_of_click(
-    lab: Image, domain: BoolMask, click: BoolMask, others: BoolMask, smoothness: float, adds: bool
-) -> BoolMask:
+def part_of_click(lab: Image, domain: BoolMask, click: BoolMask, others: BoolMask, smoothness: float, adds: bool) -> BoolMask:
     """The part that a click means.
 
     Args:

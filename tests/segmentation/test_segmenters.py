@@ -51,8 +51,9 @@ def test_clicks_mend_a_real_photo(statue_folder) -> None:
     true = load_object_mask(statue_folder / "images_2" / "label" / "IMG_2721.png")
     box = (184.0, 49.0, 326.0, 268.0)
     from_box = iou(GrabCutSegmenter().segment(image, Prompt("a", box=box)), true)
-    points = ((220.0, 110.0), (205.0, 155.0))  # on the bush that was taken for the statue
-    mended = iou(GrabCutSegmenter().segment(image, Prompt("a", points, (0, 0), box)), true)
+    points = ((270.0, 130.0), (290.0, 240.0), (262.0, 65.0), (262.0, 56.0), (220.0, 110.0), (205.0, 155.0))
+    prompt = Prompt("a", points, (1, 1, 1, 1, 0, 0), (186.0, 51.0, 324.0, 266.0))  # on the statue; on the bush beside it
+    mended = iou(GrabCutSegmenter().segment(image, prompt), true)
     assert from_box > 0.72  # OpenCV's GrabCut from the same box: 0.67
     assert mended > 0.9
 

@@ -82,6 +82,11 @@ def on_edges(lab: Image, object_mask: BoolMask) -> float:
     return _score(object_mask, np.ones_like(object_mask), _edges(cv2.GaussianBlur(lab, (0, 0), EDGE_BLUR)), ALL)
 
 
+def says(object_mask: BoolMask, x: float, y: float) -> bool:
+    """What a mask says at a place of the photo, in continuous pixels."""
+    return bool(object_mask[min(int(y), object_mask.shape[0] - 1), min(int(x), object_mask.shape[1] - 1)])
+
+
 def _influence(lab: Image, domain: BoolMask, click: BoolMask, restart: float, smoothness: float) -> Floats:
     """(H, W) in [0, 1]: 1 at the click, 0 outside the domain."""
     height, width = domain.shape

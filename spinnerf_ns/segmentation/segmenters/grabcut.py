@@ -36,7 +36,7 @@ from spinnerf_ns.segmentation.refine import (
     signed_distance,
     to_lab,
 )
-from spinnerf_ns.segmentation.segmenters.clicks import on_edges, part_of_click
+from spinnerf_ns.segmentation.segmenters.clicks import on_edges, part_of_click, says
 
 Floats = NDArray[np.float32]
 Box = tuple[float, float, float, float]
@@ -121,11 +121,10 @@ class GrabCutSegmenter:
     def _corrected(self, image: Image, found: BoolMask, prompt: Prompt) -> BoolMask:
         """The mask after the last click of a prompt; as it is where the click says what it says."""
         (x, y), label = prompt.points[-1], prompt.labels[-1]
-        row, column = min(int(y), found.shape[0] - 1), min(int(x), found.shape[1] - 1)
-        if found[row, column] == (label == OBJECT_LABEL):
+        if says(found, x, y) == (label == OBJECT_LABEL):
             return found
         around = found.copy()
-        around[row, column] = True
+        around[min(int(y), found.shape[0] - 1), min(int(x), found.shape[1] - 1)] = True
         window = _Window(image, _grown_box(around, 0.25), 0.0, self.window_size)
         now = window.warp(found)
         click = window.discs(Prompt("", (prompt.points[-1],), (label,)), label, self.click_radius)
@@ -137,7 +136,7 @@ class GrabCutSegmenter:
         if prompt.mask_path is not None:
             return local
         anew = self._from_box(image, prompt) if prompt.box is not None else self._from_clicks(image, prompt)
-        if not anew.any() or anew[row, column] != adds:
+        if not all(says(anew, x, y) == (label == OBJECT_LABEL) for (x, y), label in zip(prompt.points, prompt.labels, strict=True)):
             return local
         return max(local, anew, key=lambda mask: on_edges(window.lab, window.warp(mask)))
 

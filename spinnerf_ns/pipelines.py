@@ -50,7 +50,6 @@ class SpinnerfPipeline(VanillaPipeline):
     def _find_provenance(self) -> Provenance | None:
         """Which surfaces were invented, by the masks that an export wrote; None without one."""
         from spinnerf_ns.nerf.display import Provenance
-        from spinnerf_ns.removal.export import views_with_object
         from spinnerf_ns.scene.removed import FILES, read_removed
 
         manager = self.datamanager
@@ -58,7 +57,7 @@ class SpinnerfPipeline(VanillaPipeline):
             return None
         try:
             files = read_removed(manager.workspace.removed)
-            views = [view for view in views_with_object(manager.capture, manager.workspace) if view.photo in files]
+            views = [view for view in manager.workspace.views_with_object(manager.capture) if view.photo in files]
             masks = [load_object_mask(files[view.photo].unseen_mask, (view.height, view.width)) for view in views]
         except SpinnerfError as error:  # a picture for looking at: the field can be looked at without it
             say(f"Not shown where things were invented: {error}")

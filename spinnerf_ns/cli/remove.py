@@ -11,8 +11,8 @@ import tyro
 from spinnerf_ns.cli.segment import Pointing
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.removal.config import ExportConfig
-from spinnerf_ns.removal.export import make_inpainter
 from spinnerf_ns.removal.inpainters.choice import AUTO
+from spinnerf_ns.removal.plan import make_inpainter
 
 
 @dataclass

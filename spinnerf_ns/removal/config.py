@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from spinnerf_ns.conventions import DILATION_PER_1000
 
@@ -13,6 +14,13 @@ BACKGROUND = "background"
 RIM = "rim"
 """Disparity continued from the region's rim, by no network."""
 
+ELSEWHERE = "elsewhere"
+"""In an option's metadata: why the object-free capture does not depend on it by itself."""
+
+
+def _elsewhere(default: Any, why: str) -> Any:
+    return field(default=default, metadata={ELSEWHERE: why})
+
 
 @dataclass
 class ExportConfig:
@@ -21,9 +29,9 @@ class ExportConfig:
     inpainter: str = "auto"
     """2-D inpainter for what no photo shows: lama, diffusion, opencv, patchmatch, folder, or another package's; "auto" takes
     folder where --inpainted is given, else lama where its file can be had, else patchmatch."""
-    inpainter_options: tuple[str, ...] = ()
+    inpainter_options: tuple[str, ...] = _elsewhere((), "what the inpainter made of them counts")
     """Its options, each FIELD=VALUE: memory_limit=4, weights=big-lama.pt, seed=1 (docs/backends.md lists them)."""
-    inpainted: Path | None = None
+    inpainted: Path | None = _elsewhere(None, "the contents of its files count")
     """Folder of photos inpainted elsewhere (<photo>.png); used with --inpainter folder."""
     disparity_inpainter: str = RIM
     """What completes disparity. rim: the surfaces around the region are continued. lama: the network fills it like a picture
@@ -31,14 +39,14 @@ class ExportConfig:
     reference_view: str | None = None
     """Photo whose filling is taken at its word when the field is fitted; by default one with a large unseen area near the
     middle of the camera path."""
-    reference_photo: Path | None = None
+    reference_photo: Path | None = _elsewhere(None, "its content counts")
     """The reference view's photo mended by hand, of its size: what no photo shows is taken from it."""
     dilation: float = DILATION_PER_1000
     """Growth of the masks before anything is removed, in pixels of a 1000-pixel-wide photo; at least 3 of the photo's, or 0."""
-    keep_outline: bool = True
+    keep_outline: bool = _elsewhere(True, "counts where masks are rendered")
     """Whether a mask keeps the tracked one's outline, which followed the photo's edges, where the field is not sure; off: rendered
     objectness is cut at a half (the paper)."""
-    background_steps: int | None = None
+    background_steps: int | None = _elsewhere(None, "counts where that field is fitted")
     """Training steps of a field of what stays, which gives the depth without the object; by default as many as the
     segmentation was trained, at most 3000. 0: the depth around the object is continued."""
     by_surface: bool = True
@@ -51,7 +59,11 @@ class ExportConfig:
     """Whether masked pixels whose background other photos show are filled from there before anything is inpainted."""
     depth_tolerance: float = 0.01
     """Relative difference of depth up to which another photo is taken to show the same background."""
-    downscale: int = 1
+    downscale: int = _elsewhere(1, "counts where masks and depth are rendered")
     """Render masks and depth at 1/N of the photos' resolution and interpolate; for CPUs."""
-    overwrite: bool = False
+    overwrite: bool = _elsewhere(False, "says what may be replaced, not by what")
     """Whether an earlier export with other settings is replaced."""
+
+    def settings(self) -> dict[str, Any]:
+        """The options that the object-free capture depends on, beside the masks and depths that it is made from."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if ELSEWHERE not in each.metadata}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ from spinnerf_ns.conventions import LEAST_DILATION, BoolMask, dilate_mask, dispa
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_depth, load_object_mask, save_depth, save_object_mask
 from spinnerf_ns.hints import command, say
-from spinnerf_ns.removal.config import BACKGROUND, RIM, ExportConfig
-from spinnerf_ns.removal.inpainters import INPAINTERS
-from spinnerf_ns.removal.inpainters.choice import choose_inpainter
+from spinnerf_ns.removal.config import BACKGROUND, ExportConfig
 from spinnerf_ns.removal.invention import Open, choose_references, completed, say_provenance
 from spinnerf_ns.removal.layers import ViewLayers
-from spinnerf_ns.removal.reference import choose_reference, read_mended, reference_candidates
+from spinnerf_ns.removal.plan import Plan, layers_path, object_mask_path, plan_export
+from spinnerf_ns.removal.reference import choose_reference, read_mended
 from spinnerf_ns.removal.rehearsal import Rehearsal, rehearse
 from spinnerf_ns.removal.surfaces.continuation import continued
 from spinnerf_ns.removal.surfaces.planes import fill_by_surface, find_planes, snapped, surface_labels
@@ -31,6 +30,7 @@ from spinnerf_ns.scene.cameras import unproject_pixels
 from spinnerf_ns.scene.capture import Capture
 from spinnerf_ns.scene.points import SparsePoints
 from spinnerf_ns.scene.removed import RemovedView, RemovedWriter
+from spinnerf_ns.scene.stage import Stage
 from spinnerf_ns.scene.view import View, pictures
 from spinnerf_ns.scene.workspace import REFERENCE, Workspace
 from spinnerf_ns.stereo.points import points_of
@@ -44,22 +44,6 @@ photo, a dict for its record in the manifest."""
 
 RenderDepth = Callable[[View], npt.NDArray[np.float32]]
 """A view -> (H, W) planar depth in world units, 0 = unknown."""
-
-
-def layers_path(workspace: Workspace, photo: str) -> Path:
-    """Where a photo's rendered depth lies, object included: what `load_depth` reads."""
-    return workspace.root / "layers" / f"{photo}.npy"
-
-
-def background_path(workspace: Workspace, photo: str) -> Path:
-    """Where a photo's depth without the object lies, from a field of what stays."""
-    return workspace.root / BACKGROUND / "depths" / f"{photo}.npy"
-
-
-def views_with_object(capture: Capture, workspace: Workspace) -> list[View]:
-    """The views that are segmented and inpainted: all but the object-free ones."""
-    object_free = set(workspace.object_free)
-    return [view for view in capture.views if view.photo not in object_free]
 
 
 def render_stage(
@@ -82,7 +66,7 @@ def render_stage(
     with workspace.stage("render", parameters, inputs, [masks, layers], config.overwrite, capture) as stage:
         if stage.fresh:
             return
-        for view in track(views_with_object(capture, workspace), "Rendering masks and depth"):
+        for view in track(workspace.views_with_object(capture), "Rendering masks and depth"):
             if stage.done(view.photo):
                 continue
             object_mask, z_visible, *said = render(view)
@@ -104,10 +88,10 @@ def background_stage(
         fit: photo -> region, and the file that the field is written to -> a function that renders its depth.
         parameters: what else the result depends on.
     """
-    views = views_with_object(capture, workspace)
+    views = workspace.views_with_object(capture)
     folder = workspace.root / BACKGROUND
     parameters = {"dilation": config.dilation, "least_dilation": LEAST_DILATION, "downscale": config.downscale, **parameters}
-    inputs = [*pictures(views), *(_mask_path(workspace, view) for view in views)]
+    inputs = [*pictures(views), *(object_mask_path(workspace, view) for view in views)]
     with workspace.stage(BACKGROUND, parameters, inputs, [folder], config.overwrite, capture) as stage:
         if stage.fresh:
             return
@@ -123,7 +107,7 @@ def object_points(workspace: Workspace, views: Sequence[View]) -> npt.NDArray[np
     points = [np.zeros((0, 3))]
     for view in views:
         z = load_depth(layers_path(workspace, view.photo))
-        shown = load_object_mask(_mask_path(workspace, view), z.shape) & (z > 0)
+        shown = load_object_mask(object_mask_path(workspace, view), z.shape) & (z > 0)
         rows, columns = np.nonzero(shown[::4, ::4])
         rows, columns = 4 * rows, 4 * columns
         points.append(unproject_pixels(view, rows, columns, z))
@@ -142,31 +126,11 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
     Raises:
         SpinnerfError: masks or depths are missing, or every mask is empty.
     """
-    views = views_with_object(capture, workspace)
-    candidates = reference_candidates(capture, views, config.reference_view)
-    inpainter_name, inpainter = make_inpainter(config)
-    disparity_inpainter = make_disparity_inpainter(config, inpainter_name, inpainter)
-    depth_path = depths_of(workspace, config)
-    made = [path for view in views for path in (_mask_path(workspace, view), depth_path(workspace, view.photo))]
-    inputs = [*pictures(views), *made]
-    missing = [path for path in inputs if not path.is_file()]
-    if missing:
-        raise SpinnerfError(
-            f"{missing[0]}: missing ({len(missing)} files in all); render masks and depth first: {workspace.export_command()}"
-        )
-    parameters = {**asdict(config), "inpainter": inpainter_name, "options": _options(inpainter)}
-    parameters["least_dilation"] = LEAST_DILATION
-    irrelevant = ("overwrite", "downscale", "inpainted", "inpainter_options", "reference_photo", "background_steps", "keep_outline")
-    for name in irrelevant:
-        parameters.pop(name)
-    if config.reference_photo is not None:
-        inputs.append(Path(config.reference_photo))
-    if config.inpainted is not None:
-        inputs += sorted(path for path in Path(config.inpainted).rglob("*") if path.is_file())
-    with workspace.stage("export", parameters, inputs, [workspace.removed], config.overwrite, capture) as stage:
+    plan = plan_export(capture, workspace, config)
+    with workspace.stage("export", plan.settings, plan.inputs, [workspace.removed], config.overwrite, capture) as stage:
         if stage.fresh:
             return workspace.removed
-        layers = [load_layers(workspace, view, config, depth_path) for view in views]
+        layers = [load_layers(workspace, view, config, plan.depth_path(view)) for view in plan.views]
         if not any(layer.region.any() for layer in layers):
             where = {"data": capture.data, "workspace": workspace.root}
             again = command("ns-spinnerf", "segment", **where, view="PHOTO", points="X,Y", overwrite=True)
@@ -175,69 +139,55 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
             )
         points = points_of(capture, workspace, make=False) or SparsePoints.none()
         writer = RemovedWriter(capture, stage.folder(workspace.removed), workspace.object_free, points)
-        unfinished = [index for index, view in enumerate(views) if not stage.done(view.photo)]
+        unfinished = [index for index, view in enumerate(plan.views) if not stage.done(view.photo)]
         if unfinished:
-            planes = _planes(layers) if config.by_surface and depth_path is background_path else None
-            if planes is not None:
-                labels = _labels(layers, planes)
-                layers = _snapped(layers, planes, labels)
-            filled = _fill(layers, config, depth_path is background_path)
-            reference = choose_reference(views, candidates, [each.unseen_mask for each in filled])
-            mended = _mended(config, views, reference)
-            photos = []
-            for index, (layer, each) in enumerate(zip(layers, filled, strict=True)):
-                z = each.z if planes is None else snapped(layer.view, each.z, layer.region, planes, labels[index])
-                z = _completed(layer, z, disparity_inpainter)
-                photos.append(Open(layer.view, each.image, each.unseen_mask, z, layer.is_source))
-
-            rehearsal = None
-            if planes is not None and getattr(inpainter, "by_surface", False):
-                rehearsal = _rehearsed(layers, planes, inpainter)
-                say(str(rehearsal))
-            by_surface = rehearsal is not None and rehearsal.winner == BY_SURFACE
-
-            def draw(index: int, image: np.ndarray, to_fill: np.ndarray) -> np.ndarray:
-                return _drawn(layers[index], image, to_fill, labels[index] if by_surface else None, inpainter)
-
-            references = []
-            if reference is not None:
-                if config.fill_from_views:
-                    say_provenance(photos, [layer.region for layer in layers])
-                references = choose_references(photos, reference, draw, mended, config.carry)
-            for index in track(unfinished, "Inpainting"):
-                layer, photo = layers[index], photos[index]
-                done = completed(references, index, photo, draw, config.carry)
-                writer.write(RemovedView(layer.view.photo, done.image, layer.region, photo.to_fill, done.z))
-                record: dict[str, Any] = {"region": int(layer.region.sum()), "unseen": int(photo.to_fill.sum())}
-                record["carried"] = int((done.source > 0).sum())
-                if index == reference:
-                    record[REFERENCE] = True
-                    table = () if rehearsal is None else rehearsal.table
-                    record["rehearsal"] = {each.name: round(each.error, 2) for each in table}
-                stage.record(layer.view.photo, **record)
+            _clean(plan, config, layers, unfinished, writer, stage)
         writer.finish()
     return workspace.removed
 
 
-def make_inpainter(config: ExportConfig) -> tuple[str, Any]:
-    """The inpainter's name and an instance that is ready to work; "auto" chooses."""
-    return choose_inpainter(config.inpainter, config.inpainted, config.inpainter_options)
+def _clean(
+    plan: Plan, config: ExportConfig, layers: list[ViewLayers], unfinished: list[int], writer: RemovedWriter, stage: Stage
+) -> None:
+    """Surfaces, what photos show of each other's regions, and depth, for all photos; then, photo by photo, what none shows."""
+    planes, labels = np.zeros((0, 4)), None
+    if plan.by_surface:
+        planes = _planes(layers)
+        labels = _labels(layers, planes)
+        layers = _snapped(layers, planes, labels)
+    filled = _fill(layers, config, plan.without_object)
+    reference = choose_reference(plan.views, plan.candidates, [each.unseen_mask for each in filled])
+    mended = _mended(config, plan.views, reference)
+    photos = []
+    for index, (layer, each) in enumerate(zip(layers, filled, strict=True)):
+        z = each.z if labels is None else snapped(layer.view, each.z, layer.region, planes, labels[index])
+        z = _completed(layer, z, plan.disparity_inpainter)
+        photos.append(Open(layer.view, each.image, each.unseen_mask, z, layer.is_source))
 
+    rehearsal = None
+    if labels is not None and getattr(plan.inpainter, "by_surface", False):
+        rehearsal = _rehearsed(layers, planes, plan.inpainter)
+        say(str(rehearsal))
+    surfaces = labels if rehearsal is not None and rehearsal.winner == BY_SURFACE else None
 
-def make_disparity_inpainter(config: ExportConfig, inpainter_name: str, inpainter: Any) -> Any:
-    """What completes disparity: the inpainter itself, or one that is told to do it by its network.
+    def draw(index: int, image: np.ndarray, to_fill: np.ndarray) -> np.ndarray:
+        return _drawn(layers[index], image, to_fill, None if surfaces is None else surfaces[index], plan.inpainter)
 
-    Raises:
-        SpinnerfError: there is no such inpainter, or it has no network for disparity.
-    """
-    name = config.disparity_inpainter
-    if name == RIM:
-        return inpainter
-    backend = INPAINTERS.get(name)
-    if "disparity" not in getattr(backend, "__dataclass_fields__", {}):
-        raise SpinnerfError(f"--disparity-inpainter {name}: it has no network for disparity; take lama, or {RIM}")
-    options = (*(config.inpainter_options if name == inpainter_name else ()), "disparity=network")
-    return choose_inpainter(name, options=options)[1]
+    references = []
+    if reference is not None:
+        if config.fill_from_views:
+            say_provenance(photos, [layer.region for layer in layers])
+        references = choose_references(photos, reference, draw, mended, config.carry)
+    for index in track(unfinished, "Inpainting"):
+        layer, photo = layers[index], photos[index]
+        done = completed(references, index, photo, draw, config.carry)
+        writer.write(RemovedView(layer.view.photo, done.image, layer.region, photo.to_fill, done.z))
+        record: dict[str, Any] = {"region": int(layer.region.sum()), "unseen": int(photo.to_fill.sum())}
+        record["carried"] = int((done.source > 0).sum())
+        if index == reference:
+            table = () if rehearsal is None else rehearsal.table
+            record |= {REFERENCE: True, "rehearsal": {each.name: round(each.error, 2) for each in table}}
+        stage.record(layer.view.photo, **record)
 
 
 def _mended(config: ExportConfig, views: Sequence[View], reference: int | None) -> np.ndarray | None:
@@ -324,24 +274,16 @@ def _drawn(layer: ViewLayers, image: np.ndarray, to_fill: np.ndarray, labels: np
             to_fill = to_fill | ~layer.valid_mask  # what may not be used is nothing to draw from
         return inpainter.inpaint([image], [to_fill], [photo])[0]
 
-    if labels is None or not getattr(inpainter, "by_surface", False):
+    if labels is None:
         return np.where(to_fill[..., None], fill(image, to_fill), image)
     return fill_by_surface(fill, image, to_fill, labels)
 
 
-def depths_of(workspace: Workspace, config: ExportConfig) -> Callable[[Workspace, str], Path]:
-    """Where the depths lie that an export uses: without the object where a field of what stays was fitted."""
-    fitted = config.background_steps != 0 and (workspace.root / BACKGROUND / "depths").is_dir()
-    return background_path if fitted else layers_path
-
-
-def load_layers(
-    workspace: Workspace, view: View, config: ExportConfig, depth_path: Callable[[Workspace, str], Path] = layers_path
-) -> ViewLayers:
-    """A view's photo, region and rendered depth; its background depth is not known yet."""
+def load_layers(workspace: Workspace, view: View, config: ExportConfig, depth_path: Path) -> ViewLayers:
+    """A view's photo, region and the depth in a file; its background depth is not known yet."""
     image, valid = view.read_image(), view.valid_mask()
     region = removed_region(workspace, view, config, valid)
-    z_visible = np.where(valid, load_depth(depth_path(workspace, view.photo)), np.float32(0))
+    z_visible = np.where(valid, load_depth(depth_path), np.float32(0))
     held_out = bool(view.splits) and "train" not in view.splits
     return ViewLayers(view, image, region, z_visible, np.zeros_like(z_visible), None if valid.all() else valid, not held_out)
 
@@ -349,12 +291,6 @@ def load_layers(
 def removed_region(workspace: Workspace, view: View, config: ExportConfig, valid: BoolMask | None = None) -> BoolMask:
     """(H, W) bool: the photo's rendered object mask, grown, where the photo may be used."""
     valid = view.valid_mask() if valid is None else valid
-    return dilate_mask(load_object_mask(_mask_path(workspace, view), valid.shape), config.dilation, least=LEAST_DILATION) & valid
-
-
-def _mask_path(workspace: Workspace, view: View) -> Path:
-    return workspace.mask_path("masks_3d", view.photo)
-
-
-def _options(backend: Any) -> dict[str, str]:
-    return {name: str(value) for name, value in vars(backend).items() if not name.startswith("_")}
+    return (
+        dilate_mask(load_object_mask(object_mask_path(workspace, view), valid.shape), config.dilation, least=LEAST_DILATION) & valid
+    )

@@ -16,14 +16,7 @@ from spinnerf_ns.nerf.mask_choice import MaskChoice
 from spinnerf_ns.nerf.refinement import SURE
 from spinnerf_ns.nerf.rendering import render_depth, render_objectness_and_depth
 from spinnerf_ns.removal.config import ExportConfig
-from spinnerf_ns.removal.export import (
-    RenderDepth,
-    background_stage,
-    export_removed,
-    object_points,
-    render_stage,
-    views_with_object,
-)
+from spinnerf_ns.removal.export import RenderDepth, background_stage, export_removed, object_points, render_stage
 from spinnerf_ns.scene.capture import Capture
 from spinnerf_ns.scene.hull import visual_hull
 from spinnerf_ns.scene.view import View
@@ -111,7 +104,7 @@ def fit_what_stays(
     ]
     background = fit_background(model, manager, torch.from_numpy(np.concatenate(flat)), steps)
     BackgroundField.of(background, capture.world_to_training).save(path)
-    views = views_with_object(capture, manager.workspace)
+    views = manager.workspace.views_with_object(capture)
     unsure = [regions[view.photo] | ~view.valid_mask() for view in views]  # what may not be used says nothing of the object
     hull = visual_hull(views, unsure, object_points(manager.workspace, views))
     background.empty_hull(hull, capture.world_to_training)

@@ -15,6 +15,7 @@ from spinnerf_ns.scene.stage import Stage
 
 if TYPE_CHECKING:
     from spinnerf_ns.scene.capture import Capture
+    from spinnerf_ns.scene.view import View
 
 REFERENCE = "reference"
 """True in the export's record of the reference view, the photo whose filling is taken at its word."""
@@ -147,6 +148,11 @@ class Workspace:
     def object_free(self) -> tuple[str, ...]:
         """Photos that do not show the object: never segmented, inpainted or trained on."""
         return tuple(self.manifest["object_free"])
+
+    def views_with_object(self, capture: Capture) -> list[View]:
+        """The views that are segmented and inpainted: all but the object-free ones, in the capture's order."""
+        object_free = set(self.object_free)
+        return [view for view in capture.views if view.photo not in object_free]
 
     def set_object_free(self, photos: Iterable[str]) -> None:
         """Names the object-free photos, in place of those named before. Kept in the order given."""

@@ -223,8 +223,7 @@ def views_with_object(capture: Capture, workspace: Workspace) -> list[View]:
     """
     from spinnerf_ns.scene.camera_path import order_along_path
 
-    object_free = set(workspace.object_free)
-    views = [view for view in capture.views if view.photo not in object_free]
+    views = workspace.views_with_object(capture)
     if not views:
         raise SpinnerfError(f"{workspace.manifest_path}: names all photos as object-free; leave out those with the object")
     return [views[index] for index in order_along_path(views)]

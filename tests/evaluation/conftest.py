@@ -10,7 +10,8 @@ import pytest
 from spinnerf_ns.evaluation.truth.twin import TwinConfig, TwinScene, write_twin
 from spinnerf_ns.files import load_object_mask, save_depth, save_object_mask
 from spinnerf_ns.removal.config import ExportConfig
-from spinnerf_ns.removal.export import export_removed, layers_path
+from spinnerf_ns.removal.export import export_removed
+from spinnerf_ns.removal.plan import layers_path
 from spinnerf_ns.scene.capture import load_capture
 from spinnerf_ns.scene.workspace import Workspace
 from tests.nerf.conftest import SMALL, no_network

@@ -2,15 +2,16 @@
 
 import sys
 import textwrap
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.removal.config import ExportConfig
-from spinnerf_ns.removal.export import make_disparity_inpainter, make_inpainter
+from spinnerf_ns.removal.config import ELSEWHERE, ExportConfig
 from spinnerf_ns.removal.inpainters import INPAINTERS, Inpainter
 from spinnerf_ns.removal.inpainters.choice import choose_inpainter
+from spinnerf_ns.removal.plan import make_disparity_inpainter, make_inpainter
 from spinnerf_ns.weights.store import WEIGHTS
 from tests.removal.networks import save_lama
 from tests.removal.test_inpainters import CASES
@@ -185,3 +186,12 @@ def test_a_broken_one_is_not_taken_for_one_of_ours(another_package):
     assert "spinnerf-ns[" not in str(caught.value) and "broken_inpainter" in str(caught.value)
     with pytest.raises(SpinnerfError, match="'misspelt'.*has no RungInpainter"):
         choose_inpainter("misspelt")
+
+
+def test_every_option_counts_but_those_that_say_why_not():
+    """A new option is part of the export's key unless its metadata says where else it counts."""
+    every = {each.name for each in fields(ExportConfig)}
+    aside = {each.name for each in fields(ExportConfig) if each.metadata.get(ELSEWHERE)}
+    counted = set(ExportConfig().settings())
+    assert aside & counted == set() and aside | counted == every
+    assert "overwrite" in aside and {"dilation", "by_surface", "reference_view"} <= counted

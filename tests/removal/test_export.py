@@ -13,6 +13,7 @@ from spinnerf_ns.evaluation.truth.twin import TwinConfig, write_twin
 from spinnerf_ns.files import load_depth, load_object_mask, read_image, save_depth, write_png
 from spinnerf_ns.removal.config import ExportConfig
 from spinnerf_ns.removal.export import export_removed, render_stage
+from spinnerf_ns.removal.plan import background_path
 from spinnerf_ns.removal.reference import choose_reference, reference_candidates
 from spinnerf_ns.scene.camera_path import most_unseen_near_middle, order_along_path
 from spinnerf_ns.scene.capture import load_capture
@@ -229,7 +230,7 @@ def test_a_rehearsal_decides_whether_surfaces_are_drawn_alone(exported, twin, mo
     for view in exported.capture.views:
         if Path(view.photo).name not in {Path(photo).stem for photo in twin.object_free}:
             z = np.load(twin.truth(view.photo, "depths_with_object")).astype(np.float32)
-            save_depth(module.background_path(exported.workspace, view.photo), z)
+            save_depth(background_path(exported.workspace, view.photo), z)
     workspace = exported()
     assert found[0].places > 0 and {each.name for each in found[0].table} == {"by surface", "whole"}
     assert (by_surface.count(1) > 0) == (winner == "by surface")

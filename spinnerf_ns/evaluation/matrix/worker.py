@@ -39,7 +39,8 @@ from spinnerf_ns.evaluation.measure import (
 from spinnerf_ns.files import atomic_path, load_object_mask, write_png
 from spinnerf_ns.nerf.background_field import background_steps
 from spinnerf_ns.removal.config import ExportConfig
-from spinnerf_ns.removal.export import export_removed, layers_path
+from spinnerf_ns.removal.export import export_removed
+from spinnerf_ns.removal.plan import layers_path
 from spinnerf_ns.runs import Run, apply, method_config, train, with_steps
 from spinnerf_ns.scene.labels import LABEL_FOLDERS
 from spinnerf_ns.scene.workspace import Workspace

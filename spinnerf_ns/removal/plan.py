@@ -1,0 +1,110 @@
+"""What an export is made of, found out before it begins: photos, files, inpainters, and what its result depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spinnerf_ns.conventions import LEAST_DILATION
+from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.removal.config import BACKGROUND, RIM, ExportConfig
+from spinnerf_ns.removal.inpainters import INPAINTERS
+from spinnerf_ns.removal.inpainters.choice import choose_inpainter
+from spinnerf_ns.removal.reference import reference_candidates
+from spinnerf_ns.scene.capture import Capture
+from spinnerf_ns.scene.view import View, pictures
+from spinnerf_ns.scene.workspace import Workspace
+
+
+def layers_path(workspace: Workspace, photo: str) -> Path:
+    """Where a photo's rendered depth lies, object included: what `load_depth` reads."""
+    return workspace.root / "layers" / f"{photo}.npy"
+
+
+def background_path(workspace: Workspace, photo: str) -> Path:
+    """Where a photo's depth without the object lies, from a field of what stays."""
+    return workspace.root / BACKGROUND / "depths" / f"{photo}.npy"
+
+
+def object_mask_path(workspace: Workspace, view: View) -> Path:
+    """Where a photo's object mask lies that decides what is removed: as the field shows it."""
+    return workspace.mask_path("masks_3d", view.photo)
+
+
+def make_inpainter(config: ExportConfig) -> tuple[str, Any]:
+    """The inpainter's name and an instance that is ready to work; "auto" chooses."""
+    return choose_inpainter(config.inpainter, config.inpainted, config.inpainter_options)
+
+
+def make_disparity_inpainter(config: ExportConfig, inpainter_name: str, inpainter: Any) -> Any:
+    """What completes disparity: the inpainter itself, or one that is told to do it by its network.
+
+    Raises:
+        SpinnerfError: there is no such inpainter, or it has no network for disparity.
+    """
+    name = config.disparity_inpainter
+    if name == RIM:
+        return inpainter
+    backend = INPAINTERS.get(name)
+    if "disparity" not in getattr(backend, "__dataclass_fields__", {}):
+        raise SpinnerfError(f"--disparity-inpainter {name}: it has no network for disparity; take lama, or {RIM}")
+    options = (*(config.inpainter_options if name == inpainter_name else ()), "disparity=network")
+    return choose_inpainter(name, options=options)[1]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an export works with."""
+
+    workspace: Workspace
+    views: list[View]
+    """The photos that are cleaned."""
+    candidates: list[int]
+    """Which of them may be the reference view."""
+    inpainter: Any
+    """Draws what no photo shows."""
+    disparity_inpainter: Any
+    """Completes disparity."""
+    without_object: bool
+    """Whether depth comes from a field of what stays; else from the segmentation field, the object included."""
+    by_surface: bool
+    """Whether planes are looked for: in depth without the object alone."""
+    settings: dict[str, Any]
+    """What the result depends on, beside files."""
+    inputs: list[Path]
+    """The files."""
+
+    def depth_path(self, view: View) -> Path:
+        """Where the photo's depth lies."""
+        return (background_path if self.without_object else layers_path)(self.workspace, view.photo)
+
+
+def plan_export(capture: Capture, workspace: Workspace, config: ExportConfig) -> Plan:
+    """Finds out all that an export needs.
+
+    Raises:
+        SpinnerfError: masks or depths are missing, or an inpainter or the reference view cannot be had.
+    """
+    views = workspace.views_with_object(capture)
+    candidates = reference_candidates(capture, views, config.reference_view)
+    name, inpainter = make_inpainter(config)
+    disparity_inpainter = make_disparity_inpainter(config, name, inpainter)
+    without_object = config.background_steps != 0 and (workspace.root / BACKGROUND / "depths").is_dir()
+    options = {name: str(value) for name, value in vars(inpainter).items() if not name.startswith("_")}
+    settings = {**config.settings(), "inpainter": name, "options": options, "least_dilation": LEAST_DILATION}
+    by_surface = config.by_surface and without_object
+    inputs: list[Path] = []
+    plan = Plan(workspace, views, candidates, inpainter, disparity_inpainter, without_object, by_surface, settings, inputs)
+    inputs += pictures(views)
+    inputs += [path for view in views for path in (object_mask_path(workspace, view), plan.depth_path(view))]
+    missing = [path for path in inputs if not path.is_file()]
+    if missing:
+        raise SpinnerfError(
+            f"{missing[0]}: missing ({len(missing)} files in all); render masks and depth first: {workspace.export_command()}"
+        )
+    if config.reference_photo is not None:
+        inputs.append(Path(config.reference_photo))
+    if config.inpainted is not None:
+        inputs += sorted(path for path in Path(config.inpainted).rglob("*") if path.is_file())
+    return plan

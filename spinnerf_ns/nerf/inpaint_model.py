@@ -110,7 +110,7 @@ class SpinnerfInpaintModel(SpinnerfModel):
         return losses
 
     def get_image_metrics_and_images(self, outputs, batch) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Nerfacto's, and masked figures under their variants' names (`psnr_mask`, `ssim_outside`; evaluation/metrics.py).
+        """Nerfacto's, and masked figures under their variants' names (`psnr_mask`, `ssim_outside`; nerf/metrics.py).
 
         A photo from which an object was removed is truth outside that region alone: its figures are those outside. Of an
         object-free photo all variants are given for which its true mask is known.

@@ -67,3 +67,22 @@ def test_clicks_correct_a_mask_that_is_given(things, tmp_path) -> None:
     assert iou(found & ~first, third) > 0.85 and not (found & second)[35:55, 65:85].any()
     said_already = Prompt("a", ((30.0, 45.0), (5.0, 5.0)), (1, 0), mask_path=tmp_path / "tracked.png")
     assert (GrabCutSegmenter().segment(image, said_already) == (first | second)).all()
+
+
+def test_known_clicks_are_not_taken_again(things, monkeypatch) -> None:
+    image, _ = things
+    counted, corrected = [], GrabCutSegmenter._corrected
+    monkeypatch.setattr(GrabCutSegmenter, "_corrected", lambda self, *others: counted.append(1) or corrected(self, *others))
+    points, labels = ((30.0, 45.0), (75.0, 45.0), (120.0, 45.0)), (1, 1, 0)
+    masks = [GrabCutSegmenter().segment(image, Prompt("a", points[:n], labels[:n])) for n in (1, 2, 3)]
+    assert len(counted) == 2
+    masks[2][:] = True  # whoever got a mask may write into it
+    from spinnerf_ns.segmentation.segmenters import memory
+
+    again = GrabCutSegmenter().segment(image, Prompt("a", points[:2], labels[:2]))
+    assert len(counted) == 2 and (again == masks[1]).all()
+    memory._masks.clear()
+    assert (GrabCutSegmenter().segment(image, Prompt("a", points[:2], labels[:2])) == masks[1]).all()
+    GrabCutSegmenter(iterations=2).segment(image, Prompt("a", points[:2], labels[:2]))
+    GrabCutSegmenter().segment(image[::-1].copy(), Prompt("a", points[:2], labels[:2]))
+    assert len(counted) == 5

@@ -37,6 +37,7 @@ from spinnerf_ns.segmentation.refine import (
     to_lab,
 )
 from spinnerf_ns.segmentation.segmenters.clicks import on_edges, part_of_click, says
+from spinnerf_ns.segmentation.segmenters.memory import Memory
 
 Floats = NDArray[np.float32]
 Box = tuple[float, float, float, float]
@@ -94,17 +95,18 @@ class GrabCutSegmenter:
         """
         height, width = image.shape[:2]
         prompt.check(width, height)
-        first = 0
-        if prompt.mask_path is not None:
-            found = load_object_mask(prompt.mask_path, (height, width))
-        elif prompt.box is not None:
-            found = self._from_box(image, _up_to(prompt, 0))
-        else:
-            first = 1 + prompt.labels.index(OBJECT_LABEL)
-            found = self._from_clicks(image, _up_to(prompt, first))
-        for count in range(first + 1, len(prompt.points) + 1):
+        given = None if prompt.mask_path is None else load_object_mask(prompt.mask_path, (height, width))
+        first = 0 if given is not None or prompt.box is not None else 1 + prompt.labels.index(OBJECT_LABEL)
+        memory = Memory(image, given, self)
+        count, found = memory.longest(prompt, first)
+        if found is None:
+            look = self._from_clicks if prompt.box is None else self._from_box
+            found = look(image, _up_to(prompt, first)) if given is None else given
+            memory.keep(prompt, first, found)
+        for count in range(count + 1, len(prompt.points) + 1):
             found = self._corrected(image, found, _up_to(prompt, count))
-        return found
+            memory.keep(prompt, count, found)
+        return found.copy()
 
     def _from_box(self, image: Image, prompt: Prompt) -> BoolMask:
         found = self._close_look(image, prompt, prompt.box, None, None)

@@ -92,8 +92,10 @@ class RemovalJob:
     def state(self) -> dict[str, Any] | None:
         """Plain JSON: whether it runs, its stage, its bars, how it ended, and what part of the removed is invented."""
         entry = self._entry()
-        if not entry:
-            return None
+        photos = [view.photo for view in self.session.views if self.after(view.photo) is not None]
+        if not entry:  # the command line may have removed it
+            done = {"running": False, "stage": None, "bars": [], "error": None, "invented": self.invented(), "photos": photos}
+            return done if photos else None
         log = self._log()
         stages = STAGE_LINE.findall(log)
         running = self._running()
@@ -104,7 +106,7 @@ class RemovalJob:
             "bars": self._bars() if running else [],
             "error": None if running or entry.get("status") == 0 else (lines[-1] if lines else "it ended without a word"),
             "invented": self.invented(),
-            "photos": [view.photo for view in self.session.views if self.after(view.photo) is not None],
+            "photos": photos,
         }
 
     def invented(self) -> float | None:

@@ -23,6 +23,8 @@ if CHROMIUM is None:
     pytest.skip("no Chromium here: make browser installs one", allow_module_level=True)
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is absent: make browser installs it")
 
+QUICK = ["--lite", "--seg-steps", "60", "--inpaint-steps", "30", "--export.background-steps", "40", "--export.inpainter", "opencv"]
+"""The whole run in a minute: its result is nothing to look at."""
 ROOT = Path(__file__).resolve().parents[2]
 SERVE = """
 import sys
@@ -31,7 +33,7 @@ from spinnerf_ns.page.open import open_page
 from spinnerf_ns.segmentation.trackers.flow import FlowTracker
 from tests.page.conftest import Shift
 tracker = Shift(float(sys.argv[4])) if float(sys.argv[4]) else FlowTracker()
-server = open_page(Path(sys.argv[1]), Path(sys.argv[2]), "grabcut", tracker, port=int(sys.argv[3]))
+server = open_page(Path(sys.argv[1]), Path(sys.argv[2]), "grabcut", tracker, port=int(sys.argv[3]), removal_arguments=sys.argv[5:])
 print(server.address, flush=True)
 server.serve()
 """
@@ -46,6 +48,7 @@ class Served:
 
     def start(self) -> None:
         words = [sys.executable, "-W", "ignore", "-c", SERVE, str(self.data), str(self.workspace), str(self.port), str(self.slow)]
+        words += QUICK
         self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         for line in self.process.stdout:
             if line.startswith("http"):
@@ -305,6 +308,38 @@ def test_a_server_killed_and_started_again(browser, serve, twin) -> None:
     assert (tab.film() == film).all()
     tab.key("z")
     assert not tab.film()[10, 20]
+
+
+def test_objects_by_name_and_the_whole_run(browser, serve, twin, workspace) -> None:
+    tab = Tab(browser, serve().address)
+    true = true_mask(twin, tab.photo())
+    tab.drag(*box_of(true))
+    tab.page.on("dialog", lambda dialog: dialog.accept("lamp"))
+    tab.key("n")
+    tab.until("document.querySelector('.object:nth-child(2).on span')?.textContent === 'lamp'")
+    tab.key("b")
+    tab.drag((8, 8), (24, 8))
+    tab.track()
+    tab.page.click(".object:nth-child(2) input")  # the lamp stays
+    tab.idle()
+    assert [one["selected"] for one in tab.state()["objects"]] == [True, False]
+    tab.page.click(".object:nth-child(1)")
+    tab.key("3")
+    tab.until("Number(document.querySelector('#panel canvas')?.dataset.points) > 20")
+    tab.key("Escape")
+    tab.page.click("#remove")
+    tab.until("document.querySelector('#progress span').textContent.startsWith('2/4')", 120)
+    tab.until("document.querySelector('#compare') !== null", 400)
+    said = tab.page.inner_text("#panel .bar")
+    assert "% of what was removed is seen in no photo and invented" in said and not tab.troubles
+    assert (workspace.removed / "transforms.json").is_file() and not tab.state()["removal"]["error"]
+    assert "lamp" not in str(workspace.read_manifest()["stages"]["segment"]["parameters"].get("objects"))
+    time.sleep(1)
+    box = tab.page.locator("#compare").bounding_box()
+    first = tab.page.locator("#compare").screenshot()
+    tab.page.mouse.click(box["x"] + 0.7 * box["width"], box["y"] + 20)
+    time.sleep(0.3)
+    assert tab.page.locator("#compare").screenshot() != first
 
 
 def test_on_a_phone(browser, serve, twin) -> None:

@@ -49,6 +49,14 @@ def test_the_command_is_what_a_person_would_type(saved, capture, workspace) -> N
         job.command()
 
 
+def test_what_the_command_line_removed_is_shown(saved, workspace) -> None:
+    photo = saved.views[2].photo
+    path = workspace.removed / "images" / f"{photo}.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"png")
+    assert RemovalJob(saved, []).state()["photos"] == [photo] and not RemovalJob(saved, []).state()["running"]
+
+
 def test_a_run_and_its_end(saved, monkeypatch) -> None:
     told = []
     saved.listeners.append(lambda: told.append(1))

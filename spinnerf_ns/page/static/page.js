@@ -133,6 +133,8 @@ function showPhoto() {
   const entry = state.masks[object()]?.[one.name];
   const kinds = { prompt: "pointed at", tracked: "tracked", lost: "not found here" };
   const agrees = entry?.agreement == null ? "" : `, agrees ${Math.round(100 * entry.agreement)} %`;
+  const pointed = state.objects.some((each) => Object.keys(state.prompts[each.name] || {}).length);
+  $("hint").hidden = pointed || Object.keys(state.masks[object()] || {}).length > 0;
   $("caption").textContent = `${one.name}  ${current + 1}/${state.photos.length}` + (entry ? `: ${kinds[entry.kind]}${agrees}` : "");
 }
 

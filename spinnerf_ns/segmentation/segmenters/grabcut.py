@@ -98,12 +98,12 @@ class GrabCutSegmenter:
         given = None if prompt.mask_path is None else load_object_mask(prompt.mask_path, (height, width))
         first = 0 if given is not None or prompt.box is not None else 1 + prompt.labels.index(OBJECT_LABEL)
         memory = Memory(image, given, self)
-        count, found = memory.longest(prompt, first)
+        known, found = memory.longest(prompt, first)
         if found is None:
             look = self._from_clicks if prompt.box is None else self._from_box
             found = look(image, _up_to(prompt, first)) if given is None else given
             memory.keep(prompt, first, found)
-        for count in range(count + 1, len(prompt.points) + 1):
+        for count in range(known + 1, len(prompt.points) + 1):
             found = self._corrected(image, found, _up_to(prompt, count))
             memory.keep(prompt, count, found)
         return found.copy()

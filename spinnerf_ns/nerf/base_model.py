@@ -22,7 +22,7 @@ from spinnerf_ns.accel import ray_weights
 from spinnerf_ns.accel.scene_placement import PlacedContraction, PlacedPiecewiseSampler
 from spinnerf_ns.nerf.data.pixel_samplers import Family, RayLayout
 from spinnerf_ns.nerf.image_metrics import Psnr, without_lpips_download
-from spinnerf_ns.nerf.losses import sparse_depth_loss, stop_geometry
+from spinnerf_ns.nerf.losses import dense_depth_loss, sparse_depth_loss, stop_geometry
 
 if TYPE_CHECKING:
     from spinnerf_ns.nerf.display import Provenance
@@ -53,6 +53,10 @@ class SpinnerfModelConfig(NerfactoModelConfig):
     """Rays per forward pass when whole photos are rendered."""
     sparse_depth_loss_mult: float = 0.1
     """Weight of the disparity loss at the capture's sparse points, in units of their median disparity."""
+    stereo_depth_loss_mult: float = 0.03
+    """Weight of the depth loss at pixels whose depth stereo has measured with confidence."""
+    stereo_depth_tolerance: float = 0.03
+    """Relative error of depth that costs half of what the largest costs."""
     patch_geometry: bool = True
     """Whether patches and reference rays, whose rendering weights are detached, may still move density: by the features that colour
     and density share, and by the distortion and interlevel losses along them. Off: they train the network of colour alone."""
@@ -266,7 +270,7 @@ class SpinnerfModel(NerfactoModel):
             return super().get_metrics_dict(*self._stock_part(outputs, batch))
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:
-        """Nerfacto's losses over the uniform rays, and `sparse_depth_loss`."""
+        """Nerfacto's losses over the uniform rays, `sparse_depth_loss` and `stereo_depth_loss`."""
         with self._losses_along_rays():
             losses = super().get_loss_dict(*self._stock_part(outputs, batch), metrics_dict)
         layout: RayLayout | None = batch.get("layout")
@@ -275,6 +279,12 @@ class SpinnerfModel(NerfactoModel):
                 *rendered_samples(outputs, layout, "sparse"),
                 batch["sparse_disparity"].to(self.device),
                 batch["sparse_disparity_scale"],
+            )
+        if self.training and layout is not None and "stereo_disparity" in batch:
+            losses["stereo_depth_loss"] = self.config.stereo_depth_loss_mult * dense_depth_loss(
+                *rendered_samples(outputs, layout, "uniform"),
+                batch["stereo_disparity"].to(self.device),
+                self.config.stereo_depth_tolerance,
             )
         return losses
 

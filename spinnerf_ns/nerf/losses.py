@@ -83,6 +83,31 @@ def sparse_depth_loss(weights: Tensor, t: Tensor, directions_norm: Tensor, targe
     return ((weights * squared).sum(dim=1) + missed).mean()
 
 
+def dense_depth_loss(weights: Tensor, t: Tensor, directions_norm: Tensor, target: Tensor, tolerance: float) -> Tensor:
+    """Composited error of every sample's disparity, from 0 at the known depth to 1 far from it.
+
+    A measured depth may be wrong, and then a squared error is largest where the field is right. Here (Geman and McClure's function
+    of the relative error) a sample costs at most 1, so that what photos agree on outweighs a wrong depth; a ray's weight is drawn
+    to the depth all the same, as a sample's cost moves its weight alone.
+
+    Args:
+        weights: (R, S, 1) rendering weights.
+        t: (R, S, 1) distances of the samples along the ray.
+        directions_norm: (R, 1).
+        target: (R, 1) disparity of planar depth, 0 = unknown.
+        tolerance: relative error at which a sample costs a half.
+
+    Returns:
+        A scalar: the mean over all rays, those without a depth counting 0.
+    """
+    known = target > 0
+    disparity = directions_norm[:, None] / t.clamp(min=1e-6)
+    squared = (disparity / torch.where(known, target, 1.0)[:, None] - 1).square()
+    missed = (1.0 - weights.sum(dim=1)).clamp(min=0)
+    cost = (weights * (squared / (squared + tolerance**2))).sum(dim=1) + missed
+    return (cost * known).mean()
+
+
 def as_patches(values: Tensor, patches: tuple[int, int, int]) -> Tensor:
     """(B * h * w, 3) values of patch rays -> (B, 3, h, w)."""
     return values.view(*patches, 3).permute(0, 3, 1, 2)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_object_mask, save_object_mask, write_png
-from spinnerf_ns.hints import say
 from spinnerf_ns.segmentation.choose import AUTO, choose
 from spinnerf_ns.segmentation.painting import preview
 from spinnerf_ns.segmentation.prompts import DEFAULT_OBJECT, Prompt, Segmenter, Tracker
@@ -23,7 +22,7 @@ from spinnerf_ns.segmentation.segmenters import SEGMENTERS
 from spinnerf_ns.segmentation.sources import ObjectMasks, Request, read_request, source_masks
 from spinnerf_ns.segmentation.trackers import TRACKERS
 from spinnerf_ns.segmentation.tracking import Tracked, track_with_bar, united
-from spinnerf_ns.stereo.maps import MOST_SECONDS, load_stereo, stereo_of
+from spinnerf_ns.stereo.maps import load_stereo, stereo_if_possible, stereo_of
 
 if TYPE_CHECKING:
     from spinnerf_ns.registry import Registry
@@ -97,7 +96,9 @@ def segment_capture(
     said = [set(ready)] if ready else [{p.view for p in prompts if p.object == one.object} for one in prompts]
     segmenter = _chosen(SEGMENTERS, segmenter, recorded, pointed)
     to_track = any(view.photo not in photos for view in views for photos in said)
-    tracker = _chosen(TRACKERS, tracker, recorded, to_track, lambda: _without_network(capture, workspace))
+    tracker = _chosen(
+        TRACKERS, tracker, recorded, to_track, lambda: "geometry" if stereo_if_possible(capture, workspace) else "flow"
+    )
     if hasattr(segmenter, "cache_folder"):
         segmenter.cache_folder = workspace.root / EMBEDDINGS
     files = [*ready.values(), *(p.mask_path for p in prompts if p.mask_path is not None)]
@@ -238,15 +239,6 @@ def _chosen(
     if backend == AUTO and not needed:
         return None
     return choose(registry, backend, recorded=(recorded.get(registry.kind) or {}).get("name"), embedded=embedded)
-
-
-def _without_network(capture: Capture, workspace: Workspace) -> str:
-    """The tracker that needs no weights: by depth where that can be had in a reasonable time."""
-    try:
-        return "geometry" if stereo_of(capture, workspace, most_seconds=MOST_SECONDS) else "flow"
-    except SpinnerfError as error:  # cameras that cannot be straightened, a photo that flow will complain of, too
-        say(f"Depth can't be measured, so that optical flow carries the masks: {error}")
-        return "flow"
 
 
 def _prompt_key(prompt: Prompt) -> dict[str, Any]:

@@ -114,6 +114,15 @@ def stereo_of(
     return has_stereo(workspace)
 
 
+def stereo_if_possible(capture: Capture, workspace: Workspace) -> bool:
+    """`stereo_of` for what can do without: it takes at most `MOST_SECONDS`, and whatever is in its way is said in one line."""
+    try:
+        return stereo_of(capture, workspace, most_seconds=MOST_SECONDS)
+    except (SpinnerfError, OSError) as error:
+        say(f"Dense depth can't be measured, and is left out: {error}")
+        return False
+
+
 class _TooLong(Exception):
     """Measuring would take so many seconds."""
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spinnerf_ns.nerf.losses import UNKNOWN, as_patches, disparity_loss, expected_disparity, objectness_loss, stop_geometry
+from spinnerf_ns.nerf.losses import (
+    UNKNOWN,
+    as_patches,
+    dense_depth_loss,
+    disparity_loss,
+    expected_disparity,
+    objectness_loss,
+    stop_geometry,
+)
 
 
 def test_objectness_loss_is_cross_entropy_over_the_labelled_rays():
@@ -51,6 +59,20 @@ def test_disparity_within_the_tolerance_costs_nothing():
     loss.backward()
     assert float(loss.detach()) == pytest.approx(0.15**2 / 2, rel=1e-4)
     assert float(disparity.grad[0]) == 0.0 and float(disparity.grad[1]) > 0
+
+
+def test_a_measured_depth_draws_a_rays_weight_to_itself_and_a_wrong_one_costs_no_more_than_one():
+    t = torch.tensor([[[1.0], [2.0], [4.0]]]).expand(3, 3, 1)
+    weights = torch.tensor([[0.0, 1.0, 0.0], [0.2, 0.3, 0.4], [0.5, 0.5, 0.0]])[..., None].requires_grad_()
+    norm, target = torch.full((3, 1), 2.0), torch.tensor([[1.0], [1.0], [0.0]])  # z = 1 at the middle sample; the last is unknown
+    loss = dense_depth_loss(weights, t, norm, target, tolerance=0.1)
+    cost = [1 / 1.01, 0.0, 0.25 / 0.26]  # relative errors of disparity 1 and 0.5
+    assert float(loss.detach()) == pytest.approx((0.2 * cost[0] + 0.4 * cost[2] + 0.1) / 3, rel=1e-5)
+    loss.backward()
+    assert weights.grad[1, 1] < weights.grad[1, 0] < weights.grad[1, 2] + 1 and not weights.grad[2].any()
+    assert torch.isfinite(weights.grad).all()
+    far = dense_depth_loss(weights.detach(), t, norm, torch.tensor([[100.0], [1e-3], [0.0]]), tolerance=0.1)
+    assert float(far) < 2 / 3 + 1e-6
 
 
 def test_as_patches_keeps_rows_and_columns():

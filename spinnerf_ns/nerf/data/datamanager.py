@@ -28,6 +28,7 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_object_mask
 from spinnerf_ns.hints import command, say
 from spinnerf_ns.nerf.data.dataset import AnnotatedDataset, ShownDataset, build_pool, subset
+from spinnerf_ns.nerf.data.depths import sparse_depths, stereo_disparities
 from spinnerf_ns.nerf.data.pixel_samplers import PixelPool, RayLayout, sample_usable
 from spinnerf_ns.nerf.losses import UNKNOWN
 from spinnerf_ns.scene.capture import Capture, capture_from_dataparser
@@ -36,7 +37,7 @@ from spinnerf_ns.scene.workspace import Workspace
 
 # What a configuration does not need is imported where it is used: ns-train --help waits for each import.
 if TYPE_CHECKING:
-    from spinnerf_ns.nerf.refinement import Consensus
+    from spinnerf_ns.scene.consensus import Consensus
     from spinnerf_ns.scene.points import SparsePoints
 
 
@@ -63,6 +64,8 @@ class SpinnerfDataManagerConfig(VanillaDataManagerConfig):
     """Folder of masks and exports; by default <data>/spinnerf."""
     sparse_num_rays: int = 512
     """Rays per step through the capture's sparse points, with their depth to meet; 0 to leave the points unused."""
+    stereo: bool = True
+    """Whether to measure the photos' depth by stereo first (kept in the workspace), and to train on it where it is sure."""
 
 
 class SpinnerfDataManager(VanillaDataManager):
@@ -167,35 +170,30 @@ class SpinnerfDataManager(VanillaDataManager):
         """Builds the pixel pool; stands in for the stock loader and its float copies."""
         self.train_pool = build_pool(self.train_dataset, self.add_to_pool)
         self.train_ray_generator = PerspectiveRayGenerator(self.train_dataset.cameras.to(self.device))
-        self.sparse_pixels, self.sparse_disparity = self._read_sparse_depth()
+        self.sparse_pixels, self.sparse_disparity = sparse_depths(self)
         # The scene's typical disparity: a disparity loss is measured in it.
         self._sparse_scale = float(self.sparse_disparity.median()) if len(self.sparse_disparity) else 1.0
+        wanted = self.config.stereo and main_process_first(self.find_stereo)
+        self.stereo_disparity = stereo_disparities(self, self._sparse_scale) if wanted else None
         self.layout = RayLayout(uniform=self.config.train_num_rays_per_batch, sparse=self._num_sparse_rays)
+
+    def find_stereo(self) -> bool:
+        """Hook: whether the workspace has dense depth of the training photos; for a training it is measured."""
+        from spinnerf_ns.stereo.maps import has_stereo, stereo_if_possible
+
+        if self.test_mode != "val":  # a run is looked at
+            return has_stereo(self.workspace)
+        return stereo_if_possible(self.capture, self.workspace)
+
+    def stereo_depth(self, flat: Tensor) -> dict[str, Tensor]:
+        """What a batch has of the measured depth of pixels (R,): "stereo_disparity" (R, 1) in the training frame, 0 = unknown."""
+        if self.stereo_disparity is None:
+            return {}
+        return {"stereo_disparity": self.stereo_disparity[flat].float()[:, None] * self._sparse_scale}
 
     @property
     def _num_sparse_rays(self) -> int:
         return self.config.sparse_num_rays if len(self.sparse_pixels) else 0
-
-    def _read_sparse_depth(self) -> tuple[Tensor, Tensor]:
-        """Flat pixel indices (K,) of the sparse points that training photos show, and their disparities (K,)."""
-        from spinnerf_ns.scene.points import visible_depths
-
-        points = self.points if self.config.sparse_num_rays else None
-        pool, scale = self.train_pool, self.capture.world_scale
-        flat, disparity = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
-        for index, path in enumerate(self.train_dataset.image_filenames if points is not None else ()):
-            view = self.view_of(path)
-            start, end = pool.starts[index : index + 2].tolist()
-            height, width = int(pool.heights[index]), int(pool.widths[index])
-            if (height, width) != (view.height, view.width):  # camera_res_scale_factor: the views' cameras do not fit
-                continue
-            image = pool.colors[start:end, :3].view(height, width, 3).numpy()
-            pixels, z = visible_depths(view, image, points)
-            places = torch.from_numpy(pixels[:, 0] * width + pixels[:, 1] + start)
-            kept = slice(None) if pool.usable is None else pool.usable[places]
-            flat.append(places[kept])
-            disparity.append(torch.from_numpy(1.0 / (z * scale)).float()[kept])
-        return torch.cat(flat), torch.cat(disparity)
 
     def sample_sparse(self, batch: dict) -> Tensor:
         """Draws the step's rays through sparse points: flat indices (R,); their disparities are entered in the batch."""
@@ -220,9 +218,9 @@ class SpinnerfDataManager(VanillaDataManager):
         if self.train_pixel_sampler.num_rays_per_batch is not None:
             return self.whole_scene_rays()
         extra: dict = {"layout": self.layout}
-        flat = torch.cat([sample_usable(self.train_pool, self.layout.uniform), self.sample_sparse(extra)])
-        bundle, batch = self.rays(self.train_pool, flat)
-        return bundle, {**batch, **extra}
+        uniform = sample_usable(self.train_pool, self.layout.uniform)
+        bundle, batch = self.rays(self.train_pool, torch.cat([uniform, self.sample_sparse(extra)]))
+        return bundle, {**batch, **extra, **self.stereo_depth(uniform)}
 
     def whole_scene_rays(self) -> tuple[RayBundle, dict]:
         """As many rays over all pixels as ns-export asked for."""

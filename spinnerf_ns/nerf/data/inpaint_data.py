@@ -100,6 +100,12 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
 
         return points_of(self.capture, self.workspace, make=False)
 
+    def find_stereo(self) -> bool:
+        """The source's, outside the regions as true as there."""
+        from spinnerf_ns.stereo.maps import has_stereo
+
+        return has_stereo(self.workspace)
+
     def extras(self, path: Path, shape: tuple[int, int]) -> dict[str, Tensor]:
         """`object_mask` (H, W, 1) bool: the region from which the object was removed; `is_truth` (H, W, 1) bool: not there.
 
@@ -231,7 +237,7 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         if step < self.config.patch_start_step:
             layout = replace(layout, patches=(0, 0, 0))
         parts = [sample_usable(pool, layout.uniform)]
-        extra: dict = {}
+        extra: dict = self.stereo_depth(parts[0])
         if layout.patch_rays:
             count, *shape = layout.patches
             patches = sample_patches(pool, self.fill_pixels, count, tuple(shape), self.config.patch_stride)

@@ -36,6 +36,12 @@ Floats = NDArray[np.float32]
 
 SAME_DEPTH = 0.02
 """Relative depth within which a photo shows a point itself."""
+PIXELS_OFF = 1.0
+"""Pixels of the depth map by which two photos' depths of a point beside the object may be off, where neither is confident."""
+PART_OFF = 0.1
+"""At most so much of the object's own inverse depth."""
+TRUST_BEHIND = 0.7
+"""What the word of two such photos counts: that both are wrong and yet agree is rare."""
 SURE_BESIDE = 0.012
 """So far from a mask's contour, as a part of the photo's width, its word counts in full; less towards the contour, which may be
 a few pixels off: photos that follow it would hand that on."""
@@ -83,6 +89,13 @@ class Known:
     def contour_distance(self) -> Floats:
         """(H, W) pixels to the mask's contour, positive inside."""
         return signed_distance(self.object_mask)
+
+    @cached_property
+    def object_inverse(self) -> float:
+        """Median inverse depth of the object."""
+        inside = cv2.resize(self.object_mask.astype(np.uint8), self.z.shape[::-1], interpolation=cv2.INTER_AREA) > 0
+        z = self.z[inside & (self.z > 0)]
+        return 1 / float(np.median(z)) if z.size else 0.0
 
 
 def pixel_points(view: View, z: Floats, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -136,12 +149,17 @@ def votes(view: View, z: Floats, confidence: Floats, known: Sequence[Known], whe
         their, sure = one.z[there], one.confidence[there] >= CONFIDENT
         with np.errstate(divide="ignore"):
             ratio = np.where(their > 0, depth[at] / their, 1.0)
-        same = sure & (np.abs(ratio - 1) < SAME_DEPTH)
-        hidden = sure & (ratio > 1 + SAME_DEPTH)
+            # What lies far behind the object is not measured as finely, nor need it be: pixels and a step of depth beside it do.
+            apart = np.where(their > 0, np.abs(1 / depth[at] - 1 / their), np.inf)
+        pixel = one.view.width / (one.view.fx * one.z.shape[1] * max(float(np.linalg.norm(one.view.c2w[:, 3] - view.c2w[:, 3])), 1e-9))
+        behind = ~is_object & (their > 0) & (apart < min(PIXELS_OFF * pixel, PART_OFF * one.object_inverse))
+        same = (sure & (np.abs(ratio - 1) < SAME_DEPTH)) | behind
+        hidden = sure & (ratio > 1 + SAME_DEPTH) & ~same
         beside = np.abs(contour) / (SURE_BESIDE * one.view.width)
         # A source's contour was pointed at. One that was fitted may miss a sliver that came into sight: it must not hand that on.
         beside = 0.1 + 0.9 * np.minimum(beside, 1.0) if one.is_source else np.clip(beside - 1.0, 0.0, 1.0)
-        weight = one.worth * trust[at] * np.where(is_object, np.maximum(beside, 0.1), beside)
+        trusted = np.where(behind, np.maximum(trust[at], TRUST_BEHIND), trust[at])
+        weight = one.worth * trusted * np.where(is_object, np.maximum(beside, 0.1), beside)
         votes_for[rows[at], columns[at]] += weight * (same & is_object)
         # Hidden behind the object it may be anything; hidden behind something else as well.
         # A depth that nobody confirms says nothing of where the point would be seen: it is wrong more often than not.

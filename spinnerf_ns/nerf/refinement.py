@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, BoolMask
-from spinnerf_ns.scene.consensus import Consensus, agreement
+from spinnerf_ns.scene.consensus import LEAST_SUPPORT, Consensus, agreement
 from spinnerf_ns.scene.view import View
 
 SURE = 0.8
@@ -34,9 +34,6 @@ LEAST_DEPTH = 0.5
 
 LEAST_EXPLAINED = 0.6
 """IoU from which a rendered mask is the tracked one, blurred by the grid."""
-
-LEAST_SUPPORT = 0.5
-"""IoU with what the other photos' masks say, under which a mask is of something else."""
 
 LEAST_AGREEMENT = 0.9
 """Without others to ask, IoU with the tracked mask from which the field's is taken."""

@@ -39,6 +39,9 @@ CALIBRATED = 20
 LEAST_CONSENSUS = 0.7
 """Median IoU of the tracked masks with what the others say, from which that means something."""
 
+LEAST_SUPPORT = 0.5
+"""IoU with what the other photos' masks say, under which a mask is of something else."""
+
 
 def agreement(a: BoolMask, b: BoolMask) -> float:
     """IoU of two masks; 1 for two empty ones."""

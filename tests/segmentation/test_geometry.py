@@ -10,6 +10,7 @@ from spinnerf_ns.scene.cameras import ray_directions
 from spinnerf_ns.scene.view import View
 from spinnerf_ns.segmentation import segment
 from spinnerf_ns.segmentation.prompts import Prompt
+from spinnerf_ns.segmentation.trackers.agreed import agreed
 from spinnerf_ns.segmentation.trackers.carried import ColourModel, Hull, Known, surface_points, votes
 from spinnerf_ns.segmentation.trackers.geometry import GeometryTracker
 from spinnerf_ns.stereo.maps import Stereo
@@ -60,8 +61,8 @@ def ring():
     return views, [shoot(view) for view in views]
 
 
-def tracker_for(views, shots, spoil=lambda number, z: z) -> GeometryTracker:
-    tracker = GeometryTracker()
+def tracker_for(views, shots, spoil=lambda number, z: z, checked=False) -> GeometryTracker:
+    tracker = GeometryTracker(checked=checked)
     depths = {v.photo: spoil(i, shot[1]) for i, (v, shot) in enumerate(zip(views, shots))}
     tracker.place(views, lambda photo: Stereo(depths[photo], np.where(depths[photo] > 0, 1.0, 0.0).astype(np.float32)))
     return tracker
@@ -157,3 +158,27 @@ def test_auto_measures_depth_and_carries_masks_by_it(twin, tmp_path, monkeypatch
     assert placed == [len(segment.views_with_object(capture, workspace))]
     assert workspace.read_manifest()["stages"]["segment"]["parameters"]["tracker"]["name"] == "geometry"
     assert "tracker auto: geometry" in capsys.readouterr().out
+
+
+def test_of_two_trackers_masks_those_that_describe_one_body_are_taken(ring):
+    views, shots = ring
+    views, truth = [*views[:5], *views[6:]], [shot[2] for i, shot in enumerate(shots) if i != 5]
+
+    def worn(mask: np.ndarray, number: int) -> np.ndarray:
+        """Another part of it is missing in each photo."""
+        shown = mask.copy()
+        columns = np.flatnonzero(mask.any(axis=0))
+        third = len(columns) // 3
+        shown[:, columns[number % 3 * third : (number % 3 + 1) * third]] = False
+        return shown
+
+    bad = [worn(mask, number) for number, mask in enumerate(truth)]
+    bad[0], lost = truth[0], [None if number == 4 else mask for number, mask in enumerate(truth)]
+    taken, swapped = agreed(views, bad, lost, [0])
+    assert all(taken[i] is truth[i] for i in range(len(views)) if i != 4) and taken[4] is bad[4]
+    assert swapped == [i not in (0, 4) for i in range(len(views))]
+    one_bad = [*truth[:7], np.roll(truth[7], 14, axis=1), *truth[8:]]
+    taken, swapped = agreed(views, one_bad, truth, [0])
+    assert taken[7] is truth[7] and sum(swapped) == 1, "a single photo's"
+    taken, swapped = agreed(views, truth, [None] * len(views))
+    assert not any(swapped) and all(a is b for a, b in zip(taken, truth))

@@ -151,7 +151,8 @@ def votes(view: View, z: Floats, confidence: Floats, known: Sequence[Known], whe
             ratio = np.where(their > 0, depth[at] / their, 1.0)
             # What lies far behind the object is not measured as finely, nor need it be: pixels and a step of depth beside it do.
             apart = np.where(their > 0, np.abs(1 / depth[at] - 1 / their), np.inf)
-        pixel = one.view.width / (one.view.fx * one.z.shape[1] * max(float(np.linalg.norm(one.view.c2w[:, 3] - view.c2w[:, 3])), 1e-9))
+        baseline = max(float(np.linalg.norm(one.view.c2w[:, 3] - view.c2w[:, 3])), 1e-9)
+        pixel = one.view.width / (one.view.fx * one.z.shape[1] * baseline)
         behind = ~is_object & (their > 0) & (apart < min(PIXELS_OFF * pixel, PART_OFF * one.object_inverse))
         same = (sure & (np.abs(ratio - 1) < SAME_DEPTH)) | behind
         hidden = sure & (ratio > 1 + SAME_DEPTH) & ~same

@@ -27,6 +27,7 @@ from spinnerf_ns.hints import say
 from spinnerf_ns.scene.view import View
 from spinnerf_ns.segmentation.prompts import check_source
 from spinnerf_ns.segmentation.refine import clean_components, to_lab
+from spinnerf_ns.segmentation.trackers.agreed import agreed
 from spinnerf_ns.segmentation.trackers.carried import Carried, ColourModel, Hull, Known, surface_points, votes
 from spinnerf_ns.segmentation.trackers.flow import LEVELS, FlowTracker
 from spinnerf_ns.stereo.maps import Stereo
@@ -63,6 +64,8 @@ class GeometryTracker:
 
     rounds: int = 2
     """So often all photos are fitted again from all others, when all are known."""
+    checked: bool = True
+    """Whether optical flow carries the masks, too, and a photo keeps the mask that agrees better with the others'."""
 
     name = "geometry"
     found = None
@@ -106,7 +109,16 @@ class GeometryTracker:
         for index in sorted(source_masks):
             run.report(index, progress)
         run.spread(progress)
-        return run.masks
+        return self._checked(images, source_masks, run.masks) if self.checked else run.masks
+
+    def _checked(
+        self, images: Sequence[Callable[[], Image]], source_masks: dict[int, BoolMask], masks: list[BoolMask | None]
+    ) -> list[BoolMask | None]:
+        """Depth may be wrong, or the object stand before what has none: then flow's masks agree better with one another."""
+        taken, by_flow = agreed(self._views, masks, FlowTracker().track(images, source_masks), source_masks)
+        if any(by_flow):
+            say(f"tracker geometry: {sum(by_flow)} of {len(masks)} photos take optical flow's mask, which fits those of the others")
+        return taken
 
     @staticmethod
     def _by_flow(

@@ -53,7 +53,7 @@ class SpinnerfModelConfig(NerfactoModelConfig):
     """Rays per forward pass when whole photos are rendered."""
     sparse_depth_loss_mult: float = 0.1
     """Weight of the disparity loss at the capture's sparse points, in units of their median disparity."""
-    stereo_depth_loss_mult: float = 0.03
+    stereo_depth_loss_mult: float = 0.05
     """Weight of the depth loss at pixels whose depth stereo has measured with confidence."""
     stereo_depth_tolerance: float = 0.03
     """Relative error of depth that costs half of what the largest costs."""

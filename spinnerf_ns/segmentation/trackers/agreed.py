@@ -40,15 +40,16 @@ def agreed(
         The masks, and per photo whether it is the second's.
     """
     known = set(known)
-    supports = []
+    supports, trusted = [], []
     for masks in (first, second):
         found = [index for index, mask in enumerate(masks) if mask is not None]
         others = Consensus([views[index] for index in found], [masks[index] for index in found])
         said = [float("nan") if mask is None else others.support(view, mask) for view, mask in zip(views, masks, strict=True)]
         supports.append(np.array(said))
+        trusted.append(others.trusted)
     better = supports[1] - supports[0]
     both = np.isfinite(better) & ~np.isin(np.arange(len(views)), sorted(known))
-    of_second = both.sum() >= LEAST_PHOTOS and float(better[both].mean()) > MARGIN
+    of_second = bool(both.sum() >= LEAST_PHOTOS and better[both].mean() > MARGIN) or (trusted[1] and not trusted[0])
     base, other = (second, first) if of_second else (first, second)
     ahead, own = (-better, supports[0]) if of_second else (better, supports[1])
     taken: list[BoolMask | None] = []

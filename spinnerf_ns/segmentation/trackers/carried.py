@@ -49,8 +49,6 @@ OUTSIDE_VOTE = 0.3
 """What a photo's word counts where it has no depth: outside of its mask a point is hardly object, if nothing hides it."""
 FULL_VOTE = 1.5
 """Votes for or against at which a pixel is as sure as carried pixels get."""
-GUESSED = 0.1
-"""What a photo's word counts where its mask was guessed: nobody had voted there. A guess that votes becomes everybody's."""
 VOTES_REACH = 1.0
 """Gaussian radius, in pixels of the depth map, in which a vote counts: on grass and leaves only some pixels have one."""
 HULL_ODDS = 1.2
@@ -86,8 +84,6 @@ class Known:
     """How far its mask is to be trusted."""
     is_source: bool = False
     """Whether somebody pointed at it, so that its contour is no guess."""
-    founded: Floats | None = None
-    """(h, w) in [0, 1], how far its mask rests on what others said, and not on a guess; None: all of it does."""
 
     @cached_property
     def contour_distance(self) -> Floats:
@@ -163,12 +159,8 @@ def votes(view: View, z: Floats, confidence: Floats, known: Sequence[Known], whe
         beside = np.abs(contour) / (SURE_BESIDE * one.view.width)
         # A source's contour was pointed at. One that was fitted may miss a sliver that came into sight: it must not hand that on.
         beside = 0.1 + 0.9 * np.minimum(beside, 1.0) if one.is_source else np.clip(beside - 1.0, 0.0, 1.0)
-        if one.founded is not None:
-            weight_of_mask = GUESSED + (1 - GUESSED) * one.founded[there]
-        else:
-            weight_of_mask = 1.0
         trusted = np.where(behind, np.maximum(trust[at], TRUST_BEHIND), trust[at])
-        weight = one.worth * weight_of_mask * trusted * np.where(is_object, np.maximum(beside, 0.1), beside)
+        weight = one.worth * trusted * np.where(is_object, np.maximum(beside, 0.1), beside)
         votes_for[rows[at], columns[at]] += weight * (same & is_object)
         # Hidden behind the object it may be anything; hidden behind something else as well.
         # A depth that nobody confirms says nothing of where the point would be seen: it is wrong more often than not.
@@ -281,7 +273,10 @@ class Carried:
     """
 
     def __init__(self, votes_for: Floats, votes_against: Floats, possible: BoolMask, carved: float) -> None:
-        said = np.minimum((votes_for + votes_against) / FULL_VOTE, 1.0)
+        # Many photos' votes are no more than sure, or blurring would carry them over the contour to what nobody has voted on; there
+        # a rim would be lost from photo to photo.
+        enough = np.minimum(1.0, FULL_VOTE / np.maximum(votes_for + votes_against, 1e-6))
+        votes_for, votes_against = votes_for * enough, votes_against * enough
         votes_for, votes_against = (cv2.GaussianBlur(each, (0, 0), VOTES_REACH) for each in (votes_for, votes_against))
         total = votes_for + votes_against
         self.voted = total > 0.25
@@ -290,7 +285,6 @@ class Carried:
         odds = 3.0 * self.says * strength
         # The hull ends where the masks do, which may be too early: only well outside of it nothing is object.
         beyond = np.minimum(-signed_distance(possible) / (BESIDE_HULL * possible.shape[1]), 1.0)
-        self.founded = np.maximum(said, beyond).astype(np.float32)
         unsaid = np.where(possible, HULL_ODDS * carved, OUT_OF_HULL_ODDS * beyond)
         odds = np.where(self.voted, odds, unsaid)
         self.odds = odds.astype(np.float32)

@@ -220,11 +220,11 @@ class _Run:
             one = self._fitted(index, {other: known for other, known in before.items() if other != index}, patient=False)
             if one is None:
                 continue
-            object_mask, agreement, founded = one
+            object_mask, agreement = one
             self.masks[index] = object_mask
             worth = max(0.3, agreement * 0.95 ** self._steps.get(index, len(before)))
             stereo = self.read_depth(self.views[index].photo)
-            self.known[index] = Known(self.views[index], object_mask, stereo.z, stereo.confidence, worth, founded=founded)
+            self.known[index] = Known(self.views[index], object_mask, stereo.z, stereo.confidence, worth)
 
     # ------------------------------------------------------------------------------------------------------------- a photo
     def photo(self, index: int) -> Image:
@@ -235,9 +235,9 @@ class _Run:
         self._photos.move_to_end(index)
         return self._photos[index]
 
-    def _know(self, index: int, object_mask: BoolMask, worth: float, steps: int, founded: Floats | None = None) -> None:
+    def _know(self, index: int, object_mask: BoolMask, worth: float, steps: int) -> None:
         stereo = self.read_depth(self.views[index].photo)
-        self.known[index] = Known(self.views[index], object_mask, stereo.z, stereo.confidence, worth, steps == 0, founded)
+        self.known[index] = Known(self.views[index], object_mask, stereo.z, stereo.confidence, worth, steps == 0)
         self._steps[index] = steps
         self.colours.learn(to_lab(self.photo(index)), object_mask, 3.0 if steps == 0 else worth)
 
@@ -253,11 +253,11 @@ class _Run:
         one = self._fitted(index, self.known, patient)
         if one is None:
             return False
-        object_mask, agreement, founded = one
+        object_mask, agreement = one
         self.masks[index] = object_mask
         nearest = min(self._known_near(index, self.known), key=self._steps.__getitem__)
         steps = self._steps[nearest] + 1
-        self._know(index, object_mask, max(0.3, agreement * 0.95**steps), steps, founded)
+        self._know(index, object_mask, max(0.3, agreement * 0.95**steps), steps)
         self.hull.carve(self.known[index])
         return True
 
@@ -279,7 +279,7 @@ class _Run:
         probability = prior.fitted(self.photo(index), self.colours, self.options)
         return None if probability is None else (prior, probability)
 
-    def _fitted(self, index: int, known: dict[int, Known], patient: bool) -> tuple[BoolMask, float, Floats] | None:
+    def _fitted(self, index: int, known: dict[int, Known], patient: bool) -> tuple[BoolMask, float] | None:
         """A photo's mask and how far it agrees with what was carried; None where it is not to be believed."""
         carried = self._carried(index, known)
         if carried is None:
@@ -291,7 +291,7 @@ class _Run:
         agreement, voted = prior.agreement(object_mask)
         if agreement < self.options.least_agreement or (patient and voted < self.options.least_voted):
             return None
-        return object_mask, agreement, prior.founded
+        return object_mask, agreement
 
     def _find_level(self) -> float:
         """Where probabilities are cut: where the sources, fitted from all other photos, give their own masks back best."""

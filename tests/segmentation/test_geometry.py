@@ -191,8 +191,8 @@ def test_of_two_trackers_masks_those_that_describe_one_body_are_taken(fine_ring)
     assert all(a is b for a, b in zip(taken, truth)) and swapped == [False, *[True] * (len(views) - 1)]
     taken, swapped = agreed(views, truth, bad, [0])
     assert all(a is b for a, b in zip(taken, truth)) and not any(swapped)
-    one_bad = [*truth[:7], np.roll(truth[7], 14, axis=1), *truth[8:]]
-    taken, swapped = agreed(views, one_bad, truth, [0])
-    assert taken[7] is truth[7] and sum(swapped) == 1, "a single photo's"
+    one_bad, another_bad = ([np.roll(m, 14, axis=1) if n == bad else m for n, m in enumerate(truth)] for bad in (7, 15))
+    taken, _ = agreed(views, one_bad, another_bad, [0])
+    assert taken[7] is truth[7] and taken[15] is truth[15], "photo by photo"
     taken, swapped = agreed(views, truth, [None] * len(views))
     assert not any(swapped) and all(a is b for a, b in zip(taken, truth))

@@ -12,7 +12,7 @@ from spinnerf_ns.page.session import Session
 from spinnerf_ns.scene.check import checked_capture
 from spinnerf_ns.scene.workspace import Workspace
 from spinnerf_ns.segmentation.choose import choose
-from spinnerf_ns.segmentation.segment import TRACK_STAGE
+from spinnerf_ns.segmentation.segment import TRACK_STAGE, give_depth, views_with_object
 from spinnerf_ns.segmentation.segmenters import SEGMENTERS
 from spinnerf_ns.segmentation.trackers import TRACKERS
 
@@ -41,6 +41,8 @@ def open_page(
         choose(registry, one, recorded=(recorded.get(registry.kind) or {}).get("name")) if isinstance(one, str) else one
         for registry, one in ((SEGMENTERS, segmenter), (TRACKERS, tracker))
     ]
+    # Nobody waits for depth before a page opens, unless this tracker was asked for or made the masks that are there.
+    give_depth(made[1], capture, opened, views_with_object(capture, opened))
     if removal_arguments is None:
         removal_arguments = ["--lite"] if lite_here("") else []
     return Server(Session(capture, opened, *made, anew=anew), host, port, removal_arguments, token)

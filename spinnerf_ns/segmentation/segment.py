@@ -112,8 +112,7 @@ def segment_capture(
         **({} if mask_id is None else {"mask_id": mask_id}),
     }
     inputs = list(dict.fromkeys([*(view.path for view in views), *files]))
-    if to_track and hasattr(tracker, "place") and stereo_of(capture, workspace):
-        tracker.place(views, lambda photo: load_stereo(workspace, photo))
+    if to_track and give_depth(tracker, capture, workspace, views):
         inputs.append(workspace.stereo)
     # Both are asked for an overwrite before either writes.
     folder = workspace.root / OBJECTS
@@ -239,6 +238,14 @@ def _chosen(
     if backend == AUTO and not needed:
         return None
     return choose(registry, backend, recorded=(recorded.get(registry.kind) or {}).get("name"), embedded=embedded)
+
+
+def give_depth(tracker: Any, capture: Capture, workspace: Workspace, views: Sequence[View]) -> bool:
+    """Lets a tracker that carries masks by depth have it: measured, if it was not yet. Whether it has."""
+    if not hasattr(tracker, "place") or not stereo_of(capture, workspace):
+        return False
+    tracker.place(views, lambda photo: load_stereo(workspace, photo))
+    return True
 
 
 def _prompt_key(prompt: Prompt) -> dict[str, Any]:

@@ -118,8 +118,9 @@ def read_image(path: Path | str) -> Image:
 
 
 def write_png(path: Path | str, image: npt.NDArray[np.uint8]) -> None:
-    """Writes (H, W) grey or (H, W, 3) RGB uint8 as PNG, atomically; folders are made."""
-    data = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    """Writes (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA uint8 as PNG, atomically; folders are made."""
+    order = cv2.COLOR_RGBA2BGRA if image.shape[2:] == (4,) else cv2.COLOR_RGB2BGR
+    data = image if image.ndim == 2 else cv2.cvtColor(image, order)
     done, encoded = cv2.imencode(".png", data)
     if not done:
         raise SpinnerfError(f"{path}: an array of shape {image.shape} and type {image.dtype} cannot be written as PNG")

@@ -171,6 +171,15 @@ def next_command(segmentation: TrainerConfig) -> str:
     return command("ns-train", method, data=data_of(segmentation), workspace=segmentation.pipeline.datamanager.workspace)
 
 
+def said_of_export(folder: Path, config: ExportConfig, segmentation: TrainerConfig) -> list[str]:
+    """Lines that say what was exported, and what follows."""
+    if config.keep:
+        from spinnerf_ns.removal.kept import next_commands
+
+        return [f"The object alone: {folder}", *(f"Next: {line}" for line in next_commands(folder, torch.cuda.is_available()))]
+    return [f"Object-free capture: {folder}", f"Next: {next_command(segmentation)}"]
+
+
 class SpinnerfSegPipeline(SpinnerfPipeline):
     """Trains colour, density and objectness; refines the masks on the way; exports the object-free capture at the end."""
 
@@ -251,8 +260,8 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
             say(f"Not exported: {said[0]}")
             say(f"Export later: {later}" + (" --overwrite" if "--overwrite" in said[0] else ""))
             return
-        say(f"Object-free capture: {folder}")
-        say(f"Next: {next_command(trainer.config)}")
+        for line in said_of_export(folder, self.config.export, trainer.config):
+            say(line)
 
     def export(self, checkpoint: Path, config: ExportConfig) -> Path:
         """Renders masks and depth of every photo and writes the object-free capture.

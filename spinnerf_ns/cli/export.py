@@ -25,8 +25,9 @@ class Export:
     def main(self) -> None:
         """Runs the export."""
         from spinnerf_ns.hints import say
-        from spinnerf_ns.pipelines import export_run, next_command
+        from spinnerf_ns.pipelines import export_run, said_of_export
         from spinnerf_ns.runs import load_run
 
         folder = export_run(self.load_config, self.export, self.data)
-        say(f"Object-free capture: {folder}\nNext: {next_command(load_run(self.load_config, self.data))}")
+        for line in said_of_export(folder, self.export, load_run(self.load_config, self.data)):
+            say(line)

@@ -26,6 +26,9 @@ class Remove:
     """What to remove."""
     export: ExportConfig = field(default_factory=ExportConfig)
     """How photos and depth are cleaned."""
+    keep: bool = False
+    """The inverse: keep only the object. Ends with its photos, all else transparent, in kept/ of the workspace, and prints stock
+    commands that train on them."""
     lite: bool = False
     """Use the -lite methods, for laptops and CPUs."""
     seg_steps: int | None = None
@@ -40,6 +43,8 @@ class Remove:
         from spinnerf_ns.hints import command, say
 
         config_path = remove(self)
+        if self.keep or self.export.keep:
+            return  # what was kept, and what follows, was said
         render = command("ns-render", "dataset", load_config=config_path, output_path="renders", rendered_output_names="rgb")
         say(f"The field without the object: {config_path}")
         say(f"Look at it: {command('ns-viewer', load_config=config_path)}")
@@ -47,13 +52,14 @@ class Remove:
 
 
 def remove(command: Remove) -> Path:
-    """Runs all stages of a command; returns the inpainting run's config.yml."""
+    """Runs all stages of a command; returns the inpainting run's config.yml, or with `keep` the folder of the object alone."""
     from spinnerf_ns.runs import check_steps
     from spinnerf_ns.scene.workspace import Workspace
 
     check_steps(command.seg_steps, "--seg-steps")
     check_steps(command.inpaint_steps, "--inpaint-steps")
-    if command.export.inpainter != AUTO:
+    command.export.keep |= command.keep
+    if command.export.inpainter != AUTO and not command.export.keep:
         make_inpainter(command.export)  # what it needs and is not here is said now, not after the training
     with Workspace.open(command.segment.data, command.segment.workspace).lock():
         return _remove(command)
@@ -62,6 +68,7 @@ def remove(command: Remove) -> Path:
 def _remove(command: Remove) -> Path:
     from nerfstudio.utils.rich_utils import CONSOLE
 
+    from spinnerf_ns.hints import say
     from spinnerf_ns.runs import apply, method_config, train, with_steps
     from spinnerf_ns.scene.capture import load_capture
     from spinnerf_ns.scene.manifest import version_of
@@ -69,13 +76,14 @@ def _remove(command: Remove) -> Path:
     from spinnerf_ns.scene.workspace import Workspace
 
     suffix = "-lite" if command.lite else ""
-    CONSOLE.rule("1/4 masks in every photo")
+    last = 3 if command.export.keep else 4
+    CONSOLE.rule(f"1/{last} masks in every photo")
     command.segment.main()
     workspace = Workspace.open(command.segment.data, command.segment.workspace)
     cameras = load_capture(command.segment.data, skipped=workspace.skipped).digest
     masks = sorted(workspace.masks_2d.rglob("*.png"))
 
-    CONSOLE.rule("2/4 masks that agree in 3-D")
+    CONSOLE.rule(f"2/{last} masks that agree in 3-D")
     config = method_config(f"spinnerf-seg{suffix}")
     apply(config, {"pipeline.datamanager.workspace": workspace.root, "pipeline.export_on_completion": False})
     if command.seg_steps is not None:
@@ -88,12 +96,16 @@ def _remove(command: Remove) -> Path:
     inputs = key(masks=content_hash(masks, workspace.masks_2d))
     seg = train(config, command.segment.data, workspace.root / "runs", "remove", inputs)
 
-    CONSOLE.rule("3/4 photos and depth without the object")
-    from spinnerf_ns.pipelines import export_run
+    CONSOLE.rule("3/3 the object alone" if command.export.keep else "3/4 photos and depth without the object")
+    from spinnerf_ns.pipelines import export_run, said_of_export
     from spinnerf_ns.removal.config import BACKGROUND
 
     command.export.overwrite |= command.segment.overwrite
     removed = export_run(seg.config_path, command.export)
+    if command.export.keep:
+        for line in said_of_export(removed, command.export, config):
+            say(line)
+        return removed
 
     CONSOLE.rule("4/4 the field without the object")
     config = method_config(f"spinnerf-inpaint{suffix}")

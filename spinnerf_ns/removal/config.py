@@ -61,6 +61,9 @@ class ExportConfig:
     """Relative difference of depth up to which another photo is taken to show the same background."""
     downscale: int = _elsewhere(1, "counts where masks and depth are rendered")
     """Render masks and depth at 1/N of the photos' resolution and interpolate; for CPUs."""
+    keep: bool = _elsewhere(False, "another folder is written")
+    """The inverse: keep only the object. In place of the object-free capture, the photos are written with everything but the
+    object transparent, to kept/ in the workspace; nothing is inpainted."""
     overwrite: bool = _elsewhere(False, "says what may be replaced, not by what")
     """Whether an earlier export with other settings is replaced."""
 

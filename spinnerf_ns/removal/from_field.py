@@ -17,6 +17,7 @@ from spinnerf_ns.nerf.refinement import SURE
 from spinnerf_ns.nerf.rendering import render_depth, render_objectness_and_depth
 from spinnerf_ns.removal.config import ExportConfig
 from spinnerf_ns.removal.export import RenderDepth, background_stage, export_removed, object_points, render_stage
+from spinnerf_ns.removal.kept import export_kept
 from spinnerf_ns.scene.capture import Capture
 from spinnerf_ns.scene.hull import visual_hull
 from spinnerf_ns.scene.view import View
@@ -36,9 +37,11 @@ def export_field(model: SpinnerfSegModel, manager: SpinnerfSegDataManager, check
         config: how.
 
     Returns:
-        The folder of the object-free capture.
+        The folder of the object-free capture; with `config.keep`, that of the object alone.
     """
     render_layers(model, manager, checkpoint, config)
+    if config.keep:
+        return export_kept(manager.capture, manager.workspace, config)
     steps = background_steps(config.background_steps, int(checkpoint.stem.removeprefix("step-")) + 1)
     if steps > 0:
         fit = partial(fit_what_stays, model, manager, steps, config)

@@ -16,7 +16,7 @@ if (
 ):  # before torch: Ctrl-C is a line from the first moment on
     from spinnerf_ns.errors import one_line_at_the_end
 
-    one_line_at_the_end("ns-spinnerf", interrupts=True)
+    one_line_at_the_end("ns-spinnerf", interrupts=None)
 
 __version__ = "0.1.0"
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
 from typing import Any
 
 STOPPED = 130
@@ -43,6 +46,8 @@ def last_line(error: BaseException) -> tuple[str, int] | None:
         return " ".join(str(error).split()), 1
     if _is_no_space(error):
         return f"{_file_of(error)}{NO_SPACE}", 1
+    if (checkpoint := _checkpoint_not_loaded(error)) is not None:
+        return f"{checkpoint}: cut short or damaged; delete it, so that an earlier one is taken, or train again", 1
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return (
             f"{_file_of(error)}{error.strerror}; it cannot be read or written: change who may, or name other folders "
@@ -53,14 +58,14 @@ def last_line(error: BaseException) -> tuple[str, int] | None:
     return None
 
 
-def one_line_at_the_end(program: str, interrupts: bool = False) -> None:
+def one_line_at_the_end(program: str, interrupts: str | None = "stopped") -> None:
     """From now on, an error that nobody catches in this process and that a user can mend is one line instead of a traceback.
 
     For programs that are not ours (ns-train): all other errors are shown as before.
 
     Args:
         program: its name, in front of the line.
-        interrupts: whether Ctrl-C is a line, too.
+        interrupts: what is said of Ctrl-C; by None what `last_line` says.
     """
     before = sys.excepthook
     if getattr(before, "__module__", None) == __name__:
@@ -68,13 +73,52 @@ def one_line_at_the_end(program: str, interrupts: bool = False) -> None:
 
     def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> Any:
         said = last_line(error)
-        if said is None or (isinstance(error, KeyboardInterrupt) and not interrupts):
+        if said is None:
             return before(kind, error, traceback)
         sys.stdout.flush()
-        print(f"{program}: {said[0]}", file=sys.stderr)
+        print(f"{program}: {interrupts if interrupts and isinstance(error, KeyboardInterrupt) else said[0]}", file=sys.stderr)
         return None
 
     sys.excepthook = show
+
+
+def stop_in_one_line(program: str, text: Callable[[], str]) -> None:
+    """From now on, Ctrl-C ends this process in one line and with status 130, whoever else catches `KeyboardInterrupt`.
+
+    For ns-train, which prints a traceback of it and ends with status 0. Not where somebody has another handler than Python's own,
+    nor outside the main thread.
+
+    Args:
+        program: its name, in front of the line.
+        text: says where things stand.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # once more: at once
+        sys.stdout.flush()
+        print(f"\n{program}: {text()}", file=sys.stderr)
+        raise SystemExit(STOPPED)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        try:
+            signal.signal(signal.SIGINT, stop)
+        except ValueError:  # not in the main thread
+            pass
+
+
+@contextmanager
+def interrupts_raised() -> Iterator[None]:
+    """Within it Ctrl-C is `KeyboardInterrupt`, for what has words of its own for that."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _is_no_space(error: BaseException) -> bool:
@@ -82,6 +126,18 @@ def _is_no_space(error: BaseException) -> bool:
         # numpy's: "4096 requested and 0 written", without an errno
         return error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and "requested and" in str(error))
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _WRITER_OF_CHECKPOINTS)
+
+
+def _checkpoint_not_loaded(error: BaseException) -> str | None:
+    """The file that one of nerfstudio's commands was loading when torch failed; torch's own errors, of many kinds, name none."""
+    file, step = None, error.__traceback__
+    while step is not None:
+        if "load_path" in step.tb_frame.f_locals:
+            file = str(step.tb_frame.f_locals["load_path"])
+        if file is not None and step.tb_frame.f_code.co_filename.endswith("torch/serialization.py"):
+            return None if isinstance(error, FileNotFoundError) else file
+        step = step.tb_next
+    return None
 
 
 def _file_of(error: BaseException) -> str:

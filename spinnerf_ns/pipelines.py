@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from rich.progress import track
 from spinnerf_ns.accel.cpu import prepare_cpu
 from spinnerf_ns.accel.replaced import replaced
 from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD
-from spinnerf_ns.errors import STOPPED, SpinnerfError, last_line, one_line_at_the_end
+from spinnerf_ns.errors import STOPPED, SpinnerfError, interrupts_raised, last_line, one_line_at_the_end, stop_in_one_line
 from spinnerf_ns.files import atomic_path, load_object_mask
 from spinnerf_ns.hints import command, say
 from spinnerf_ns.nerf.data.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig
@@ -87,6 +88,8 @@ class SpinnerfPipeline(VanillaPipeline):
         """The model's and data manager's, and the pipeline's own (`own_callbacks`), after `before_training`."""
         # Nerfstudio asks for callbacks once: after a checkpoint was loaded, before the first step. It has no hook for that.
         self.before_training(resumed=attributes.trainer._start_step > 0)
+        if Path(sys.argv[0]).name == "ns-train":  # and not where ns-spinnerf trains
+            stop_in_one_line("ns-train", lambda: _how_to_go_on(attributes.trainer))
         callbacks = [*super().get_training_callbacks(attributes), *self.own_callbacks(attributes)]
         # On several GPUs every process trains, and one of them writes.
         return callbacks + self.main_callbacks(attributes) if comms.is_main_process() else callbacks
@@ -134,6 +137,14 @@ class SpinnerfPipeline(VanillaPipeline):
             if len(values) < len(rows):
                 result[f"views_{name}"] = len(values)
         return result
+
+
+def _how_to_go_on(trainer: Any) -> str:
+    """What is said of a training that was stopped."""
+    folder = Path(trainer.checkpoint_dir)
+    if not any(folder.glob("step-*.ckpt")):
+        return "stopped before the first checkpoint: the same command starts again"
+    return f"stopped; to go on from the last checkpoint, the same command with: --load-dir {shlex.quote(str(folder))}"
 
 
 def _some(what: str, keys: list[str]) -> str:
@@ -249,7 +260,8 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         config_path = trainer.base_dir / "config.yml"
         later = command("ns-spinnerf", "export", load_config=config_path)
         try:
-            folder = self.export(checkpoint, self.config.export)
+            with interrupts_raised():
+                folder = self.export(checkpoint, self.config.export)
         except KeyboardInterrupt:  # ns-train shows a traceback of it
             say(f"Export stopped; it goes on where it was: {later}")
             raise SystemExit(STOPPED) from None

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 
 from spinnerf_ns.cli import main
 from spinnerf_ns.cli.remove import Remove, remove
@@ -21,6 +24,7 @@ from spinnerf_ns.evaluation.truth.twin import TwinConfig, write_twin
 from spinnerf_ns.files import load_object_mask, read_image, save_object_mask, write_png
 from spinnerf_ns.nerf.data.inpaint_data import find_removed
 from spinnerf_ns.removal.config import ExportConfig
+from spinnerf_ns.runs import read_config
 from spinnerf_ns.scene.workspace import Workspace
 from tests.nerf.conftest import no_network
 from tests.test_pipelines import small_config
@@ -109,7 +113,7 @@ def test_labels_are_found_by_a_workspace_that_was_moved_and_missed_in_a_line(cap
         config.data = elsewhere / "removed"
         manager = config._target.__new__(config._target)
         manager.config, manager._workspace, manager._removed = config, None, {}
-        manager._views_by_path, manager._capture = {}, None
+        manager._views_by_path = {}
         manager.view_of = lambda path: SimpleNamespace(photo=photo)
         return bool(manager.extras(Path("x.png"), (36, 48))["object_mask"].any())
 
@@ -233,15 +237,61 @@ def test_an_export_that_ends_early_in_ns_train_is_said_in_two_lines(error, capsy
     assert len(said.splitlines()) <= 2 and f"ns-spinnerf export --load-config '{tmp_path}/a run/config.yml'" in said
 
 
-def test_ns_train_ends_in_one_line_for_what_a_user_can_mend(template, tmp_path):
-    """A capture without masks; nerfstudio alone would show a traceback."""
+def stock(program: str, *options, **popen) -> subprocess.Popen:
+    """One of nerfstudio's commands, started."""
+    folder = os.pathsep.join(sys.path[:1] + [str(Path.cwd())])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": folder}
+    words = [str(word) for word in (Path(sys.executable).with_name(program), *options)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **popen)
+
+
+def training(scene: Path, runs: Path, *options) -> subprocess.Popen:
+    given = ["--data", scene, "--vis", "tensorboard", "--output-dir", runs, "--machine.device-type", "cpu"]
+    return stock("ns-train", "spinnerf-seg-lite", *given, *options)
+
+
+def last_of(started: subprocess.Popen) -> str:
+    """The last line that a command prints, which is no traceback's."""
+    out, error = started.communicate(timeout=250)
+    print(out, error)
+    assert "Traceback" not in out + error
+    return error.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("parser, text", [((), "ns-spinnerf segment"), (("colmap",), "ColmapDataParser parser cannot read")])
+def test_ns_train_ends_in_one_line_for_what_a_user_can_mend(template, tmp_path, parser, text):
+    """A capture without masks, and a sub-command for another kind of capture; nerfstudio alone would show a traceback."""
     scene = shutil.copytree(template, tmp_path / "scene", ignore=shutil.ignore_patterns("spinnerf"))
-    program = Path(sys.executable).with_name("ns-train")
-    options = ["--data", scene, "--vis", "tensorboard", "--output-dir", tmp_path / "runs", "--machine.device-type", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path[:1] + [str(Path.cwd())])}
-    done = subprocess.run([program, "spinnerf-seg-lite", *options], capture_output=True, text=True, env=environment, timeout=200)
-    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("ns-train: ") and "ns-spinnerf segment" in done.stderr
+    started = training(scene, tmp_path / "runs", *parser)
+    line = last_of(started)
+    assert started.returncode == 1 and line.startswith("ns-train: ") and text in line
+
+
+def test_ns_eval_names_a_checkpoint_that_is_cut_short(capture):
+    path = next((capture / "spinnerf/runs").rglob("*.ckpt"))
+    path.write_bytes(path.read_bytes()[:-100])
+    config = config_of(capture)
+    named = read_config(config)
+    named.output_dir, named.data = capture / "spinnerf/runs", capture
+    named.pipeline.datamanager.data = capture
+    config.write_text(yaml.dump(named))
+    started = stock("ns-eval", "--load-config", config, "--output-path", capture / "figures.json")
+    line = last_of(started)
+    assert started.returncode == 1 and line.startswith(f"ns-eval: {path}: cut short or damaged")
+
+
+def test_ctrl_c_in_ns_train_is_one_line_that_says_how_to_go_on(capture, tmp_path):
+    started = training(capture, tmp_path / "runs", "--max-num-iterations", 100_000, "--steps-per-save", 2)
+    for _ in range(2000):
+        if any((tmp_path / "runs").rglob("*.ckpt")) or started.poll() is not None:
+            break
+        time.sleep(0.1)
+    started.send_signal(signal.SIGINT)
+    line = last_of(started)
+    folder = next((tmp_path / "runs").rglob("nerfstudio_models"))
+    assert started.returncode == 130 and line == (
+        f"ns-train: stopped; to go on from the last checkpoint, the same command with: --load-dir {folder}"
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- remove

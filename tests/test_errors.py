@@ -130,3 +130,41 @@ def test_a_full_disk_is_recognised_whatever_writes(tiny_disk):
         assert said is not None and "No space left" in said[0], (write, raised.value)
         for path in tiny_disk.iterdir():
             path.unlink()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 cut"])
+def test_a_checkpoint_that_stock_commands_cannot_load_is_named(content, tmp_path):
+    """nerfstudio's `eval_load_checkpoint` loads it into a local variable of this name."""
+    import torch
+
+    load_path = tmp_path / "step-000000003.ckpt"
+    load_path.write_bytes(content)
+    with pytest.raises(Exception) as raised:  # noqa: B017  # torch raises one of many kinds
+        torch.load(load_path, map_location="cpu")["pipeline"]
+    said = last_line(raised.value)
+    assert said is not None and said[0].startswith(f"{load_path}: cut short or damaged") and said[1] == 1
+
+
+CTRL_C = """
+    import os, signal, sys
+    from spinnerf_ns.errors import interrupts_raised, stop_in_one_line
+    stop_in_one_line("ns-train", lambda: "stopped; more with --load-dir x")
+    def press():
+        os.kill(os.getpid(), signal.SIGINT)
+    try:
+        with interrupts_raised():
+            press()
+    except KeyboardInterrupt:
+        print("exporting")
+    try:
+        press()
+    except KeyboardInterrupt:  # what nerfstudio does
+        import traceback
+        traceback.print_exc()
+"""
+
+
+def test_ctrl_c_in_training_is_one_line_that_says_how_to_go_on():
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(CTRL_C)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "exporting\n")
+    assert done.stderr.split("\n") == ["", "ns-train: stopped; more with --load-dir x", ""]

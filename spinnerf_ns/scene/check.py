@@ -19,6 +19,7 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.hints import command
 from spinnerf_ns.scene.capture import Capture, load_capture
 from spinnerf_ns.scene.find import best_colmap_model, colmap_models, kind_of, mended_source, unusable_photos
+from spinnerf_ns.scene.frames import look_away
 from spinnerf_ns.scene.source import PHOTO_SUFFIXES, pose_again
 from spinnerf_ns.scene.workspace import Workspace
 
@@ -44,6 +45,12 @@ RUN_BYTES = 1 << 30
 
 POOL_BYTES = 5
 """Bytes per pixel and photo that training holds in memory: colours, labels, what may be used."""
+
+SOME_MASKS = 8
+"""Of so many of a capture's own masks, evenly spread, it is said how much they leave."""
+
+DARK = 0.2
+"""Masks that leave less than this may be inverted."""
 
 WIDEST, NARROWEST = 130.0, 5.0
 """Fields of view in degrees beyond which a perspective camera's focal length is doubted."""
@@ -233,6 +240,7 @@ def _photos(check: Check, capture: Capture, workspace: Workspace) -> None:
     check.findings += count_findings(capture)
     posed = {view.path for view in views}
     beside = [path for parent in {path.parent for path in posed} for path in parent.iterdir()]  # not label/ below them
+    beside = [path for path in beside if not path.name.startswith(".")]  # macOS' ._photo.jpg
     without = [path for path in beside if path.suffix.lower() in PHOTO_SUFFIXES and path not in posed]
     if without:
         text = (
@@ -250,6 +258,9 @@ def _photos(check: Check, capture: Capture, workspace: Workspace) -> None:
 def count_findings(capture: Capture) -> Iterator[Finding]:
     """Whether there are enough photos."""
     count = len(capture.views)
+    if not capture.split("train"):
+        text = "none is trained on: train_filenames is empty"
+        yield Finding("error", "photos", f"{text}; name some there, or take the lists of all splits out of {capture.data}")
     if count < LEAST_PHOTOS:
         text = f"{count} {'is' if count == 1 else 'are'} too few: depth shows only between photos from different places"
         make = pose_again(capture.data)
@@ -308,6 +319,10 @@ def pose_findings(capture: Capture) -> Iterator[Finding]:
     if (skipped := np.abs(middle)).max() > 1e3 * typical:
         text = f"positions are up to {skipped.max():.4g} from the origin and {spread:.3g} apart: training works around their middle"
         yield Finding("warning", "poses", f"{text}, files keep them; other programs round them to float32")
+    if look_away(poses):
+        text = "all cameras look away from where their axes meet: are these OpenCV's poses, or world-to-camera? Expected are "
+        text += "camera-to-world, y up, z backwards; right only for photos that look outwards from one place"
+        yield Finding("warning", "poses", text)
     yield Finding("ok", "poses", f"{len(views)} within {2 * spread:.3g} of each other")
 
 
@@ -332,7 +347,13 @@ def _points(check: Check, capture: Capture, workspace: Workspace) -> None:
 def _masks(check: Check, capture: Capture, workspace: Workspace) -> None:
     masked = [view for view in capture.views if view.mask_path is not None]
     if masked:
-        check.add("ok", "masks", f"{len(masked)} of {len(capture.views)} photos have masks of the capture: dark is not used")
+        usable = float(np.mean([view.valid_mask().mean() for view in masked[:: max(1, len(masked) // SOME_MASKS)]]))
+        text = f"{len(masked)} of {len(capture.views)} photos have masks of the capture: dark is not used"
+        if usable == 0:
+            check.add("error", "masks", f"{text}, and that is all of it ({masked[0].mask_path}); invert them: white = use")
+        else:
+            level: Level = "ok" if usable > DARK else "warning"
+            check.add(level, "masks", f"{text}; {usable:.0%} of it is")
     elif (folder := capture.views[0].path.parent.parent / "masks").is_dir():
         text = f"{folder} is not used: name its files in mask_path of every frame (white = use)"
         check.add("warning", "masks", f"{text}, or point at the object with them: --masks {shlex.quote(str(folder))}")

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from spinnerf_ns.decoding import photo_size
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.hints import command
+from spinnerf_ns.scene.kinds import COLMAP_MASKS, blender_transforms, colmap_transforms, llff_transforms, text_names
 from spinnerf_ns.scene.source import PHOTO_SUFFIXES, SPLITS, read_transforms, without_poses
 from spinnerf_ns.scene.transforms import (
     MOST_PIXELS,
     Mended,
-    blender_transforms,
-    colmap_transforms,
     downscaled_factor,
     find_photo,
     from_elsewhere,
-    llff_transforms,
     mended,
 )
 
@@ -101,8 +100,16 @@ def settled_dataparser(given: Any, data: Path, skipped: Collection[str] = ()) ->
     from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
     from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
+    from spinnerf_ns.scene.dataparser import MendedDataParserConfig
+
     if type(given) is NerfstudioDataParserConfig:
         return find_dataparser(data, skipped, given)
+    if skipped and not isinstance(given, MendedDataParserConfig):
+        again = command("ns-train", "METHOD", data=data)
+        raise SpinnerfError(
+            f"{data}: {len(skipped)} photos of this capture are left out ({next(iter(skipped))}), which a parser that is named "
+            f"does not do; name none: {again} (its options: {again} nerfstudio-data --downscale-factor 2, say)"
+        )
     if isinstance(given, ColmapDataParserConfig):
         factor = colmap_factor(data, given.images_path) if given.downscale_factor is None else given.downscale_factor
         return dataclasses.replace(given, data=data, downscale_factor=factor, load_3D_points=False)
@@ -185,6 +192,8 @@ def mended_source(data: Path, skipped: Collection[str] = (), downscale: int | No
             result.reasons.append(f"a downscaled folder is used (photos above {MOST_PIXELS} pixels)")
         if any(f"{split}_filenames" in meta for split in SPLITS):
             result.reasons.append("lists of photos per split")
+        if any("mask_path" in frame for frame in meta["frames"]):
+            result.reasons.append(f"{COLMAP_MASKS}/ is used as COLMAP does (<photo with suffix>.png, black is left out)")
     return result
 
 
@@ -248,6 +257,5 @@ def _posed_photos(folder: Path) -> int | None:
             if suffix == ".bin":
                 head = images.open("rb").read(8)
                 return struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-            with images.open(encoding="utf-8", errors="replace") as lines:
-                return sum(not line.startswith("#") and len(line.split()) == 10 for line in lines)
+            return sum(1 for _ in text_names(images))
     return None

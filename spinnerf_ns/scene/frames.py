@@ -16,6 +16,9 @@ MISPLACED = 0.01
 SPREAD_OUT = 1e-5
 """Cameras stand at one place where they differ by less than this part of their distance from the origin: float32's rounding."""
 
+PARALLEL = 1e-3
+"""Viewing axes within some two degrees of each other meet nowhere."""
+
 
 def similarity_between(
     source: Sequence[npt.NDArray[np.floating]], target: Sequence[npt.NDArray[np.floating]], scale: float
@@ -95,3 +98,22 @@ def same_frame(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]
     """
     there_and_back = np.asarray(second, dtype=np.float64) @ np.linalg.inv(np.asarray(first, dtype=np.float64))
     return bool(np.abs(there_and_back - np.eye(4)).max() <= SAME_FRAME)
+
+
+def look_away(poses: npt.NDArray[np.float64]) -> bool:
+    """Whether cameras turn their backs on the place where their viewing axes meet: as when y and z point the other way.
+
+    Args:
+        poses: (N, 3, 4) camera-to-world, OpenGL axes.
+
+    Returns:
+        True where the axes meet, behind nine of ten cameras; so they do for photos that look outwards from a place, too.
+    """
+    centers, ahead = poses[:, :, 3], -poses[:, :, 2]
+    across = np.eye(3) - ahead[:, :, None] * ahead[:, None, :]
+    if len(poses) < 3 or np.linalg.eigvalsh(across.mean(axis=0))[0] < PARALLEL:
+        return False
+    meeting = np.linalg.solve(across.sum(axis=0), np.einsum("nij,nj->i", across, centers))
+    along = ((meeting - centers) * ahead).sum(axis=1)
+    beside = np.linalg.norm(np.einsum("nij,nj->ni", across, meeting - centers), axis=1)
+    return float(np.median(beside)) < 0.2 * float(np.median(np.abs(along))) and float((along < 0).mean()) > 0.9

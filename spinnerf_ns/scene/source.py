@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import shlex
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,11 @@ MEASURED_POINTS = "measured_points"
 """Key of an object-free capture's transforms.json: how many points of its .ply, the first ones, were measured in photos. The
 others were made from completed depth: a start for splats, but nothing to train a field's depth on."""
 
-PADDED = "poses_padded"
-"""Set in what `read_transforms` returns where it added the fourth row of poses."""
+NOTED = "noted"
+"""Key of what `read_transforms` returns: in what the file differs from nerfstudio's form, a list of texts; absent without any."""
+
+LEAST_FOCAL = 1 / 32
+"""Shortest focal length in photo sides: 173 degrees. Below it, it is in other units than pixels."""
 
 SAME_PLACE = 1e-9
 """Cameras stand at one place where they differ by less than this part of their distance from the origin."""
@@ -41,11 +47,37 @@ def without_poses(data: Path) -> str:
     found = ", ".join(f"{number} photos in {folder.relative_to(data) or '.'}" for folder, number in list(photos.items())[:3])
     start = f"{data}: no poses (no transforms.json, transforms_train.json, poses_bounds.npy, or COLMAP model with images/); found "
     output = data.with_name(f"{data.resolve().name}-posed")
+    if (other := _of_another_program(data, output)) is not None:
+        return f"{data}: {other}"
     if not photos:
         return f"{start}no photos either; --data wants the folder of a posed capture"
     source = max(photos, key=lambda folder: photos[folder])
     make = command("ns-process-data", "images", data=source, output_dir=output)
     return f"{start}{found}; find the poses first: {make}"
+
+
+def _of_another_program(data: Path, output: Path) -> str | None:
+    """What a folder is that a phone's program or a photogrammetry program exported, and the command that converts it."""
+    inside = next((child for child in sorted(_folders(data)) if child != data and (child / "transforms.json").is_file()), None)
+    if inside is not None:
+        return f"the capture lies in a folder of it: --data {shlex.quote(str(inside))}"
+    if (data / "keyframes").is_dir():
+        return f"an export of Polycam; convert it: {command('ns-process-data', 'polycam', data=data, output_dir=output)}"
+    record = next(
+        (child for child in (data, data / "EXR_RGBD") if (child / "rgb").is_dir() and (child / "metadata.json").is_file()), None
+    )
+    if record is not None:
+        return f"an export of Record3D; convert it: {command('ns-process-data', 'record3d', data=record, output_dir=output)}"
+    images = data / "images" if (data / "images").is_dir() else data
+    for program, title, option, pattern, starts in (
+        ("metashape", "Metashape", "xml", "*.xml", b"<document"),
+        ("realitycapture", "RealityCapture", "csv", "*.csv", b"#name"),
+    ):
+        for file in sorted(data.glob(pattern)):
+            if starts in file.open("rb").read(200):
+                convert = command("ns-process-data", program, data=images, output_dir=output, **{option: file})
+                return f"{file.name} has poses of {title}; convert them: {convert}"
+    return None
 
 
 def _folders(data: Path) -> Iterable[Path]:
@@ -66,8 +98,12 @@ def read_transforms(path: Path) -> dict[str, Any]:
     Raises:
         SpinnerfError: it is missing, damaged, or has no frames with poses.
     """
+    noted: list[str] = []
     try:
-        meta = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = path.read_bytes()
+        utf16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # Windows' PowerShell
+        noted += ["written in UTF-16"] if utf16 else []
+        meta = json.loads(content.decode("utf-16" if utf16 else "utf-8-sig"), object_pairs_hook=partial(_without_nulls, noted))
     except OSError as error:
         raise SpinnerfError(f"{path}: cannot be read ({error.strerror}); --data wants a posed capture") from error
     except ValueError as error:
@@ -84,12 +120,10 @@ def read_transforms(path: Path) -> dict[str, Any]:
             raise SpinnerfError(f"{path}: {name} has two frames; keep the one with the right pose")
         seen.add(name)
         try:
-            matrix = np.array(frame.get("transform_matrix"), dtype=np.float64)
+            matrix = _square_pose(np.array(frame.get("transform_matrix"), dtype=np.float64), noted)
         except (TypeError, ValueError):
             matrix = np.zeros(0)
-        if matrix.shape == (3, 4):
-            matrix = np.concatenate([matrix, [[0.0, 0.0, 0.0, 1.0]]])
-            frame["transform_matrix"], meta[PADDED] = matrix.tolist(), True
+        frame["transform_matrix"] = matrix.tolist()
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
             raise SpinnerfError(
                 f"{path}: {name} has no `transform_matrix` of 4x4 finite numbers; remove it, or pose again: {pose_again(path)}"
@@ -101,7 +135,31 @@ def read_transforms(path: Path) -> dict[str, Any]:
             f"{path}: {len(unmasked)} of {len(frames)} frames have no `mask_path` ({unmasked[0]} first), the others have one; "
             "give every frame one (white = use), or take it from all"
         )
+    if noted:
+        meta[NOTED] = list(dict.fromkeys(noted))
     return meta
+
+
+def _without_nulls(noted: list[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON without what it says is null: that is as good as not said."""
+    if any(value is None for _, value in pairs):
+        noted.append("values that are null")
+    return {name: value for name, value in pairs if value is not None}
+
+
+def _square_pose(matrix: npt.NDArray[np.float64], noted: list[str]) -> npt.NDArray[np.float64]:
+    """A pose of 12 or 16 numbers, by rows or by columns, as (4, 4); anything else as it is."""
+    if matrix.shape in ((12,), (16,)):
+        matrix = matrix.reshape(-1, 4)
+        noted.append("poses in one row of numbers")
+    if matrix.shape == (3, 4):
+        matrix = np.concatenate([matrix, [[0.0, 0.0, 0.0, 1.0]]])
+        noted.append("poses of three rows")
+    last = np.array([0.0, 0.0, 0.0, 1.0])
+    if matrix.shape == (4, 4) and np.array_equal(matrix[:, 3], last) and not np.array_equal(matrix[3], last):
+        matrix = matrix.T
+        noted.append("poses written by columns")
+    return matrix
 
 
 def pose_again(where: Path, **options: Any) -> str:
@@ -177,6 +235,12 @@ def check_intrinsics(intrinsics: Sequence[float], size: tuple[int, int], what: s
         if not np.isfinite(value) or (name[0] == "f" and value <= 0):
             wanted = "a positive number" if name[0] == "f" else "a number"
             raise SpinnerfError(f"{what}: {name} is {value:g}, {wanted} of pixels was expected; correct it there")
+    for name, value, side in (("fl_x", intrinsics[0], size[0]), ("fl_y", intrinsics[1], size[1])):
+        if value < LEAST_FOCAL * side:
+            raise SpinnerfError(
+                f"{what}: {name} is {value:g} for a photo of {side} pixels, which no lens has; was it in millimetres, or a part of "
+                "the photo's size? Write fl_x, fl_y, cx and cy in pixels there"
+            )
     for name, value, side in (("cx", intrinsics[2], size[0]), ("cy", intrinsics[3], size[1])):
         if not -side <= value <= 2 * side:
             raise SpinnerfError(

@@ -9,8 +9,6 @@ positions in a map's metres, which float32 cannot hold. `mended` brings all of t
 from __future__ import annotations
 
 import math
-import shlex
-import struct
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,15 +19,13 @@ import numpy as np
 from spinnerf_ns.decoding import photo_size
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.scene.source import (
-    PADDED,
+    NOTED,
     PHOTO_SUFFIXES,
     SPLITS,
     check_lens,
     check_photos_exist,
     check_places,
     check_rotation,
-    pose_again,
-    read_transforms,
 )
 
 MOST_PIXELS = 1600
@@ -102,8 +98,7 @@ def mended(
         count = sum(bool(frame.get(key)) for frame in frames)
         if 0 < count < len(frames):
             result.reasons.append(f"only {count} frames have {key}")
-    if meta.get(PADDED):
-        result.reasons.append("poses have three rows")
+    result.reasons += meta.get(NOTED, [])
     names = {}
     entries = []
     for frame, path, original in zip(frames, used, full, strict=True):
@@ -265,95 +260,3 @@ def _model(meta: dict[str, Any], frames: Sequence[dict[str, Any]], where: Path, 
     if model != meta.get("camera_model", "OPENCV"):
         result.reasons.append(f"the lens is told per frame ({model})")
     return model
-
-
-# ------------------------------------------------------------------------------------------------------- kinds of sources
-def blender_transforms(folder: Path) -> dict[str, Any]:
-    """transforms_train.json, _val and _test as one; each frame keeps what its file says of all its frames."""
-    meta: dict[str, Any] = {"frames": []}
-    files = [split for split in SPLITS if (folder / f"transforms_{split}.json").is_file()]
-    for split in files:
-        own = read_transforms(folder / f"transforms_{split}.json")
-        shared = {key: value for key, value in own.items() if key != "frames" and not key.endswith("_filenames")}
-        for frame in own["frames"]:
-            path = frame["file_path"]
-            meta["frames"].append({**shared, **frame, "file_path": path[2:] if path.startswith("./") else path})
-        if len(files) > 1:
-            meta[f"{split}_filenames"] = [frame["file_path"] for frame in meta["frames"][-len(own["frames"]) :]]
-    seen: set[str] = set()
-    meta["frames"] = [f for f in meta["frames"] if not (f["file_path"] in seen or seen.add(f["file_path"]))]  # type: ignore[func-returns-value]
-    if len(files) > 1:
-        for split in SPLITS:  # one of val and test stands for the other
-            other = meta.get("val_filenames", meta.get("test_filenames"))
-            meta.setdefault(f"{split}_filenames", other)
-        for key in CAPTURE_WIDE:
-            if key in meta["frames"][0]:
-                meta[key] = meta["frames"][0][key]
-    return meta
-
-
-def llff_transforms(folder: Path) -> dict[str, Any]:
-    """An LLFF folder's poses_bounds.npy and photos; file paths are absolute, of the lowest images_N.
-
-    Raises:
-        SpinnerfError: what `convert_llff` raises; or a SPIn-NeRF scene, whose first photos are other than the rest.
-    """
-    from spinnerf_ns.hints import command
-    from spinnerf_ns.scene.llff import SPIN_NERF_PHOTOS, llff_meta, read_poses_bounds
-    from spinnerf_ns.scene.llff_folder import open_llff_folder
-
-    poses = read_poses_bounds(folder / "poses_bounds.npy")
-    opened = open_llff_folder(folder, None, len(poses))
-    if opened.total == SPIN_NERF_PHOTOS and opened.labels:
-        output = folder.with_name(f"{folder.resolve().name}-nerfstudio")
-        convert = command("ns-spinnerf", "convert-llff", data=folder, output=output, split="spin-nerf")
-        raise SpinnerfError(
-            f"{folder}: {SPIN_NERF_PHOTOS} photos with masks, as SPIn-NeRF's scenes have, where the first 40 do not show the "
-            f"object; convert it, so that they are truth and not trained on: {convert}"
-        )
-    meta = llff_meta(poses, opened)
-    for (_, path), frame in zip(opened.photos, meta["frames"], strict=True):
-        frame["file_path"] = str(path.absolute())
-    return meta
-
-
-def colmap_transforms(folder: Path, model: Path) -> dict[str, Any]:
-    """A COLMAP model below a folder as transforms.json would have it, in nerfstudio's world with z up.
-
-    Raises:
-        SpinnerfError: a lens that nerfstudio does not have.
-    """
-    from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser, ColmapDataParserConfig
-
-    class Lenient(ColmapDataParser):
-        """Frames alone; the stock method also wants one camera model for all."""
-
-    parser = Lenient(ColmapDataParserConfig(data=folder, colmap_path=model.relative_to(folder)))
-    try:
-        meta = parser._get_all_images_and_cameras(model)
-    except (AssertionError, NotImplementedError, KeyError) as error:
-        what = " ".join(str(error).split()) or "a camera model that nerfstudio does not have"
-        output = folder.with_name(f"{folder.resolve().name}-undistorted")
-        paths = {"image_path": folder / "images", "input_path": model, "output_path": output}
-        again = shlex.join(["colmap", "image_undistorter", *(str(x) for k, v in paths.items() for x in (f"--{k}", v))])
-        raise SpinnerfError(f"{model}: {what}; undistort the photos first: {again}") from error
-    except (struct.error, OSError, ValueError, IndexError, MemoryError, OverflowError) as error:
-        what = " ".join(str(error).split()) or type(error).__name__
-        raise SpinnerfError(f"{model}: cannot be read as COLMAP's model ({what}); write it again: {pose_again(folder)}") from error
-    for frame in meta["frames"]:
-        frame["transform_matrix"] = np.asarray(frame["transform_matrix"]).tolist()
-        frame["file_path"] = Path(frame["file_path"]).relative_to(folder).as_posix()
-        frame.pop("colmap_im_id", None)
-    for split in SPLITS:
-        if (listed := folder / f"{split}_list.txt").is_file():
-            lines = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines()]
-            meta[f"{split}_filenames"] = [f"images/{line}" for line in lines if line]
-    given = [split for split in SPLITS if f"{split}_filenames" in meta]
-    if given:
-        rest = [name for split in given for name in meta[f"{split}_filenames"]]
-        everything = [frame["file_path"] for frame in meta["frames"]]
-        meta.setdefault("train_filenames", [name for name in everything if name not in set(rest)])
-        other = meta.get("val_filenames", meta.get("test_filenames", []))
-        meta.setdefault("val_filenames", other)
-        meta.setdefault("test_filenames", other)
-    return meta

@@ -77,28 +77,23 @@ class SpinnerfDataManager(VanillaDataManager):
     config: SpinnerfDataManagerConfig
 
     def __init__(self, config: SpinnerfDataManagerConfig, *args: Any, **kwargs: Any) -> None:
-        self._capture: Capture | None = None
         self._workspace: Workspace | None = None
         self._eval_pool: PixelPool | None = None
         self.train_pixel_sampler = WholeSceneSampler()
         data = config.data if config.data is not None else config.dataparser.data
-        if data != Path():
-            data = Path(data)
-            skipped = Workspace.open(data, config.workspace).skipped if data.exists() else {}
-            # A run's config.yml is written before this and keeps the registered parser, so that it loads everywhere.
-            from spinnerf_ns.scene.find import settled_dataparser
+        if data == Path():
+            raise SpinnerfError(f"no capture is named; say which: {command('ns-train', 'METHOD', data='SCENE')}")
+        data = Path(data)
+        skipped = Workspace.open(data, config.workspace).skipped if data.exists() else {}
+        # A run's config.yml is written before this and keeps the registered parser, so that it loads everywhere.
+        from spinnerf_ns.scene.find import settled_dataparser
 
-            config.dataparser = settled_dataparser(config.dataparser, data, skipped)
+        config.dataparser = settled_dataparser(config.dataparser, data, skipped)
+        self.capture: Capture = capture_from_dataparser(config.dataparser.setup())  # before nerfstudio does
+        """All photos with their poses, of every split."""
         super().__init__(config, *args, **kwargs)
 
     # ------------------------------------------------------------------------------------------------------ on disk
-    @property
-    def capture(self) -> Capture:
-        """All photos with their poses, of every split."""
-        if self._capture is None:
-            self._capture = capture_from_dataparser(self.dataparser)
-        return self._capture
-
     @property
     def points(self) -> SparsePoints | None:
         """The capture's sparse points; where it brings none of its frame, made from its photos and kept in the workspace."""

@@ -78,7 +78,7 @@ def measure(name: str, lama: str | None) -> dict[str, float]:
         backend = INPAINTERS.create(name, **options)
         backend.prepare()
         before, start = peak_bytes(), time.perf_counter()
-        filled = backend.inpaint(images[:2], [dilate_mask(mask) for mask in masks[:2]])
+        filled = [backend.inpaint(image, dilate_mask(mask)) for image, mask in zip(images[:2], masks[:2], strict=True)]
         seconds = (time.perf_counter() - start) / 2
         assert all((one != two).any() for one, two in zip(filled, images[:2], strict=True))
         truth, results = (), ()

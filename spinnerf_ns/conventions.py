@@ -61,6 +61,22 @@ def scale_pixels(pixels_per_1000: float, width: int) -> int:
     return max(1, round(pixels_per_1000 * width / 1000)) if pixels_per_1000 > 0 else 0
 
 
+def window_around(region: BoolMask, margin: int = 0) -> tuple[slice, slice]:
+    """The rows and columns of a region's bounding box, grown by `margin` pixels and cut at the border; none of an empty region.
+
+    Returns:
+        Two slices with plain bounds: their lengths are the window's sides.
+    """
+    x, y, width, height = cv2.boundingRect(region.astype(np.uint8))
+    if not width:
+        return slice(0, 0), slice(0, 0)
+    rows, columns = region.shape
+    return (
+        slice(max(0, y - margin), min(y + height + margin, rows)),
+        slice(max(0, x - margin), min(x + width + margin, columns)),
+    )
+
+
 def dilate_mask(
     object_mask: BoolMask, pixels_per_1000: float = DILATION_PER_1000, width: int | None = None, least: int = 1
 ) -> BoolMask:

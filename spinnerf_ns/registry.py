@@ -90,32 +90,12 @@ class Registry:
             ) from error
 
     def parse_options(self, name: str, options: Sequence[str]) -> dict[str, Any]:
-        """Options given as texts, "field=value", in the types of the backend's fields.
+        """The backend's options; see `parse_options`.
 
         Raises:
             SpinnerfError: no such name or option, or a value that does not fit.
         """
-        if not options:
-            return {}
-        backend = self.get(name)
-        fields = {field.name for field in dataclasses.fields(backend)} if dataclasses.is_dataclass(backend) else set()
-        types = get_type_hints(backend)
-        parsed = {}
-        for option in options:
-            field, equals, value = option.partition("=")
-            if not equals or field not in fields:
-                raise SpinnerfError(
-                    f"{self.kind} '{name}': the option {option!r} is not one of its FIELD=VALUE; its fields: "
-                    f"{', '.join(sorted(fields)) or 'none'}"
-                )
-            wanted = types[field]
-            try:  # as tyro reads command lines; at fault it wants to print and exit
-                with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-                    parsed[field] = tyro.cli(wanted, args=[value.capitalize() if wanted is bool else value])
-            except SystemExit as error:
-                expected = wanted.__name__ if isinstance(wanted, type) else str(wanted).replace("typing.", "")
-                raise SpinnerfError(f"{self.kind} '{name}': {field} is {value!r}, expected {expected}") from error
-        return parsed
+        return parse_options(self.get(name), options, f"{self.kind} '{name}'") if options else {}
 
     def create(self, name: str, **options: Any) -> Any:
         """An instance of the class called `name` with its options set.
@@ -131,3 +111,35 @@ class Registry:
                 f"{self.kind} '{name}' has no option {', '.join(unknown)}; it has: {', '.join(sorted(known)) or 'none'}"
             )
         return backend(**options)
+
+
+def parse_options(backend: type, options: Sequence[str], what: str) -> dict[str, Any]:
+    """Options given as texts, "field=value", in the types of a dataclass's fields.
+
+    Args:
+        backend: the class.
+        options: the texts.
+        what: how messages call it.
+
+    Raises:
+        SpinnerfError: no such option, or a value that does not fit.
+    """
+    if not options:
+        return {}
+    fields = {field.name for field in dataclasses.fields(backend)} if dataclasses.is_dataclass(backend) else set()
+    types = get_type_hints(backend)
+    parsed = {}
+    for option in options:
+        field, equals, value = option.partition("=")
+        if not equals or field not in fields:
+            raise SpinnerfError(
+                f"{what}: the option {option!r} is not one of its FIELD=VALUE; its fields: {', '.join(sorted(fields)) or 'none'}"
+            )
+        wanted = types[field]
+        try:  # as tyro reads command lines; at fault it wants to print and exit
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+                parsed[field] = tyro.cli(wanted, args=[value.capitalize() if wanted is bool else value])
+        except SystemExit as error:
+            expected = wanted.__name__ if isinstance(wanted, type) else str(wanted).replace("typing.", "")
+            raise SpinnerfError(f"{what}: {field} is {value!r}, expected {expected}") from error
+    return parsed

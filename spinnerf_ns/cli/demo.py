@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import atomic_path
+
+if TYPE_CHECKING:
+    from spinnerf_ns.evaluation.report import ReportRow
 
 
 @dataclass
@@ -105,9 +108,7 @@ def run_demo(demo: Demo) -> dict[str, Any]:
         with stock_models_without_download():
             baseline = train(masked_nerf(like), removed / "transforms_masked.json", runs, "demo-masked-nerf")
     with timed(seconds, "evaluate"):
-        from spinnerf_ns.evaluation.twin_report import evaluate_twin
-
-        figures, rows = evaluate_twin(scene, workspace, seg.config_path, ours.config_path, baseline.config_path)
+        figures, rows = measure(seg.config_path, ours.config_path, baseline.config_path)
     seconds["total"] = sum(seconds.values())
     report = {
         **figures,
@@ -122,6 +123,20 @@ def run_demo(demo: Demo) -> dict[str, Any]:
     with atomic_path(demo.output / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2, default=_plain))
     return report
+
+
+def measure(seg: Path, ours: Path, baseline: Path) -> tuple[dict[str, float], list[ReportRow]]:
+    """Figures of the three runs, and the report's views: `evaluate_run`'s, ours and the baseline's side by side."""
+    from spinnerf_ns.evaluation.evaluate import evaluate_run
+
+    masks, field, masked = (evaluate_run(run) for run in (seg, ours, baseline))
+    figures = {f"iou_{name}": masks.masks[f"iou_object_{name}"] for name in ("heldout", "tracked", "refined")}
+    for name in ("psnr_mask", "psnr_outside"):
+        figures |= {name: field.measured.figures[name], f"{name}_masked_nerf": masked.measured.figures[name]}
+    for row, other in zip(field.rows, masked.rows, strict=True):
+        row.pictures["masked NeRF"] = other.pictures["after"]
+        row.figures = {**row.figures, "psnr_mask masked NeRF": other.figures.get("psnr_mask")}
+    return figures, masks.rows + field.rows
 
 
 def prepare_folder(demo: Demo) -> None:

@@ -155,9 +155,10 @@ class Pointing:
         Raises:
             SpinnerfError: nothing found, several things and nobody to ask, or the detector can't be had.
         """
-        from spinnerf_ns.segmentation.text import DETECTOR, DETECTORS, text_prompts
+        from spinnerf_ns.registry import parse_options
+        from spinnerf_ns.segmentation.text import TextDetector, text_prompts
 
-        detector = DETECTORS.create(DETECTOR, **DETECTORS.parse_options(DETECTOR, self.text_options))
+        detector = TextDetector(**parse_options(TextDetector, self.text_options, "--text-options"))
         ask = (lambda question: input(f"{question} ")) if sys.stdin.isatty() and sys.stdout.isatty() else None
         return text_prompts(capture, workspace, self.text, self.view, self.text_pick, detector, ask, self.overwrite)
 

@@ -27,8 +27,7 @@ from spinnerf_ns.evaluation.measure import (
     render_objectness,
     render_views,
 )
-from spinnerf_ns.evaluation.report import ReportRow, write_report
-from spinnerf_ns.evaluation.twin_report import outlined
+from spinnerf_ns.evaluation.report import ReportRow, outlined, write_report
 from spinnerf_ns.files import atomic_path, load_object_mask, read_image
 from spinnerf_ns.runs import read_config
 from spinnerf_ns.scene.capture import Capture, capture_from_dataparser
@@ -39,6 +38,9 @@ from spinnerf_ns.scene.workspace import Workspace
 
 REPORT_VIEWS = 8
 """Views that the report shows, spread over those measured."""
+
+TRAINING_VIEWS = 4
+"""Training photos that a segmentation run's report shows, spread over those with the object."""
 
 
 @dataclass
@@ -186,6 +188,30 @@ def _measure_segmentation(model: Any, scene: _Scene, views: Sequence[View], resu
             pictures["true mask"] = outlined(photo, true[view.photo])
         figures = measure_masks({view.photo: found[view.photo]}, true)
         result.rows.append(ReportRow(view.photo, pictures, figures))
+    result.rows = _training_rows(scene) + result.rows
+
+
+def _training_rows(scene: _Scene) -> list[ReportRow]:
+    """What became of some training photos, as far as it is there: masks, what nobody saw, the clean photo."""
+    views = scene.workspace.views_with_object(scene.capture)
+    removed = scene.workspace.removed
+    rows = []
+    for index in _spread(len(views), TRAINING_VIEWS):
+        view = views[index]
+        photo, file = view.read_image(), f"{view.photo}.png"
+        pictures = {"photo": photo}
+        masks = {
+            "tracked mask": scene.workspace.masks_2d,
+            "refined mask": scene.workspace.masks_3d,
+            "never seen": removed / "unseen_masks",
+        }
+        for name, folder in masks.items():
+            if (folder / file).is_file():
+                pictures[name] = outlined(photo, load_object_mask(folder / file))
+        others = {"clean photo": removed / "images" / file, "truth": scene.folder / "truth" / "images" / file}
+        pictures |= {name: read_image(path) for name, path in others.items() if path.is_file()}
+        rows.append(ReportRow(f"training photo {view.photo}", pictures))
+    return rows
 
 
 def _figures_of_masks(scene: _Scene) -> dict[str, float]:

@@ -87,6 +87,13 @@ def write_report(
         temporary.write_text(page, encoding="utf-8")
 
 
+def outlined(photo: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """The photo with the mask tinted red."""
+    tinted = photo.astype(np.float32)
+    tinted[mask] = 0.45 * tinted[mask] + 0.55 * np.array([255, 40, 40], np.float32)
+    return tinted.astype(np.uint8)
+
+
 # -------------------------------------------------------------------------------------------------------------- sections
 def _heading(lines: Mapping[str, Mapping[str, Figure]]) -> str:
     """Lines of methods, whose columns have a better and a worse, are compared; lines of figures are not."""

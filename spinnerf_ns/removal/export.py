@@ -272,7 +272,7 @@ def _drawn(layer: ViewLayers, image: np.ndarray, to_fill: np.ndarray, labels: np
     def fill(image: np.ndarray, to_fill: np.ndarray) -> np.ndarray:
         if layer.valid_mask is not None:
             to_fill = to_fill | ~layer.valid_mask  # what may not be used is nothing to draw from
-        return inpainter.inpaint([image], [to_fill], [photo])[0]
+        return inpainter.inpaint(image, to_fill, photo)
 
     if labels is None:
         return np.where(to_fill[..., None], fill(image, to_fill), image)

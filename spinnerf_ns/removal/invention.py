@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from spinnerf_ns.conventions import BoolMask, Image
+from spinnerf_ns.conventions import BoolMask, Image, window_around
 from spinnerf_ns.removal.disparity.membrane import span_membrane
 from spinnerf_ns.removal.views.photos import corner
 from spinnerf_ns.scene.cameras import project, unproject_pixels
@@ -287,8 +287,7 @@ def _blending(reference: Reference, photo: Open, result: Invented, taken: BoolMa
     inside &= (np.abs(own - colours) <= MOST_BLEND).all(axis=1)
     if not inside.any():
         return answer
-    x, y, width, height = cv2.boundingRect((taken | rim).astype(np.uint8))
-    window = slice(y, y + height), slice(x, x + width)
+    window = window_around(taken | rim)
     given = np.zeros(taken.shape, bool)
     given[rows[inside], columns[inside]] = True
     answer[rows[inside], columns[inside]] = (own - colours)[inside]

@@ -17,7 +17,6 @@ import numpy as np
 from spinnerf_ns.conventions import Image, scale_pixels
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import write_png
-from spinnerf_ns.registry import Registry
 from spinnerf_ns.segmentation.pretrained import load_folder, pick_device
 from spinnerf_ns.segmentation.prompts import DEFAULT_OBJECT, Prompt
 from spinnerf_ns.segmentation.prompts_file import load_prompts
@@ -25,9 +24,6 @@ from spinnerf_ns.segmentation.prompts_file import load_prompts
 if TYPE_CHECKING:
     from spinnerf_ns.scene.capture import Capture
     from spinnerf_ns.scene.workspace import Workspace
-
-DETECTOR = "grounding-dino"
-DETECTORS = Registry("detector", "spinnerf_ns.detectors", {DETECTOR: "spinnerf_ns.segmentation.text:TextDetector"})
 
 PICTURE = "text_hits.png"
 """Picture of the numbered hits, in the workspace."""

@@ -170,7 +170,7 @@ def test_an_inpainter_of_another_package(another_package):
     name, inpainter = choose_inpainter("ring", options=("width=3",))
     assert name == inpainter.name == "ring" and inpainter.width == 3 and isinstance(inpainter, Inpainter)
     image, to_fill = CASES["ordinary"]
-    filled = inpainter.inpaint([image], [to_fill])[0]
+    filled = inpainter.inpaint(image, to_fill)
     np.testing.assert_array_equal(filled[~to_fill], image[~to_fill])
     assert len(np.unique(filled[to_fill], axis=0)) == 1
 

@@ -29,7 +29,7 @@ def create(folder, **options):
 
 def test_the_seed_decides(folder):
     image, to_fill = CASES["ordinary"]
-    one, same, other = (create(folder, seed=seed).inpaint([image], [to_fill])[0] for seed in (0, 0, 1))
+    one, same, other = (create(folder, seed=seed).inpaint(image, to_fill) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
 
@@ -67,8 +67,8 @@ def test_a_safety_checker_is_neither_needed_nor_used(folder, tmp_path):
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
     image, to_fill = CASES["ordinary"]
-    filled = create(tmp_path / "model").inpaint([image], [to_fill])[0]
-    np.testing.assert_array_equal(filled, create(folder).inpaint([image], [to_fill])[0])
+    filled = create(tmp_path / "model").inpaint(image, to_fill)
+    np.testing.assert_array_equal(filled, create(folder).inpaint(image, to_fill))
 
 
 def test_options():
@@ -99,7 +99,7 @@ def test_the_answer_is_shifted_to_meet_the_rim(folder):
     given[to_fill] = 255
     inpainter = create(folder)
     inpainter._pipeline = Shifted(truth)
-    filled = inpainter.inpaint([given], [to_fill])[0]
+    filled = inpainter.inpaint(given, to_fill)
     assert np.abs(filled.astype(int) - image).max() <= 1
     ((shown, mask),) = inpainter._pipeline.given
     assert shown.shape == (32, 32, 3) and np.abs(shown.astype(int) - truth).max() <= 1  # nothing of the object is shown
@@ -113,7 +113,7 @@ def test_the_models_answer_arrives_where_the_hole_is(folder):
     to_fill = box(100, 140, slice(70, 100), slice(100, 140))  # in the corner: the square is shifted into the photo
     inpainter = create(folder)
     inpainter._pipeline = Shifted(image[0, 0])
-    inpainter.inpaint([image], [to_fill])
+    inpainter.inpaint(image, to_fill)
     echo = Shifted(image[0, 0])
     wanted = square_around(to_fill, inpainter.context, 32)
     import cv2
@@ -121,7 +121,7 @@ def test_the_models_answer_arrives_where_the_hole_is(folder):
     answer = cv2.resize(image[wanted].astype(np.float32) / 255, (32, 32), interpolation=cv2.INTER_AREA)
     echo_call = SimpleNamespace(images=[answer])
     inpainter._pipeline = type("Echo", (Shifted,), {"__call__": lambda self, **options: echo_call})(echo.truth)
-    filled = inpainter.inpaint([image], [to_fill])[0]
+    filled = inpainter.inpaint(image, to_fill)
     assert np.abs(filled.astype(int) - image).max() <= 6
 
 
@@ -138,5 +138,5 @@ def test_the_square_holds_the_hole_and_stays_in_the_photo_where_it_fits(context)
 
 def test_photos_smaller_than_the_models_resolution(folder):
     image, to_fill = photo(11, 19), box(11, 19, slice(3, 8), slice(0, 7))
-    filled = create(folder).inpaint([image], [to_fill])[0]
+    filled = create(folder).inpaint(image, to_fill)
     np.testing.assert_array_equal(filled[~to_fill], image[~to_fill])

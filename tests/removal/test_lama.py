@@ -9,7 +9,7 @@ import torch
 
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.removal.inpainters import INPAINTERS
-from spinnerf_ns.removal.inpainters.lama import BYTES_PER_PIXEL, MULTIPLE, window_around
+from spinnerf_ns.removal.inpainters.lama import BYTES_PER_PIXEL, MULTIPLE, largest_window
 from spinnerf_ns.removal.inpainters.upsampling import guided_upsample, reduce_known
 from spinnerf_ns.weights import store as weights
 from tests.removal.networks import save_lama, save_mean_colour
@@ -42,7 +42,7 @@ def test_equals_the_network_called_by_hand(network):
         given = torch.from_numpy(image / np.float32(255)).permute(2, 0, 1)[None]
         answer = torch.jit.load(str(network))(given, torch.from_numpy(to_fill.astype(np.float32))[None, None])
     expected = np.round(answer[0].permute(1, 2, 0).numpy() * 255)
-    filled = create(network).inpaint([image], [to_fill])[0]
+    filled = create(network).inpaint(image, to_fill)
     assert np.abs(filled.astype(float) - expected).max() <= 1 and filled[to_fill].std() > 0
 
 
@@ -58,7 +58,7 @@ def test_sides_are_padded_and_the_padding_knows_no_object(network):
     inpainter = create(network)
     inpainter.prepare()
     inpainter._network = recorded
-    inpainter.inpaint([image], [to_fill])
+    inpainter.inpaint(image, to_fill)
     assert shapes == [(40, 56)] and all(side % MULTIPLE == 0 for side in shapes[0])
 
 
@@ -87,8 +87,8 @@ def test_the_published_file_is_found_in_the_cache(network, monkeypatch, tmp_path
     monkeypatch.setitem(weights.WEIGHTS, "big-lama", known)
     (tmp_path / "big-lama.pt").write_bytes(content)
     image, to_fill = CASES["ordinary"]
-    filled = INPAINTERS.create("lama", device="cpu").inpaint([image], [to_fill])[0]
-    np.testing.assert_array_equal(filled, create(network).inpaint([image], [to_fill])[0])
+    filled = INPAINTERS.create("lama", device="cpu").inpaint(image, to_fill)
+    np.testing.assert_array_equal(filled, create(network).inpaint(image, to_fill))
 
 
 class Wrong(torch.nn.Module):
@@ -110,7 +110,7 @@ class OneInput(torch.nn.Module):
 def test_a_network_of_another_kind_is_named(module, tmp_path):
     torch.jit.script(module()).save(str(tmp_path / "other.pt"))
     with pytest.raises(SpinnerfError, match="other.pt: no network with LaMa's signature") as caught:
-        create(tmp_path / "other.pt").inpaint([CASES["ordinary"][0]], [CASES["ordinary"][1]])
+        create(tmp_path / "other.pt").inpaint(*CASES["ordinary"])
     assert "\n" not in str(caught.value)
 
 
@@ -129,11 +129,11 @@ def test_a_window_is_looked_at_where_the_photo_does_not_fit(mean_colour, capsys)
     image = np.zeros((200, 300, 3), np.uint8)
     image[:, :150], image[:, 150:] = (250, 0, 0), (0, 0, 250)
     to_fill = box(200, 300, slice(90, 110), slice(40, 60))
-    whole = create(mean_colour).inpaint([image], [to_fill])[0]
+    whole = create(mean_colour).inpaint(image, to_fill)
     assert whole[100, 50, 2] > 50  # the other half of the photo is in the mean
     window = create(mean_colour, memory_limit=limit(100 * 100))
-    filled = window.inpaint([image, image], [to_fill, to_fill])
-    assert (filled[0][to_fill] == (250, 0, 0)).all()
+    filled = [window.inpaint(image, to_fill) for _ in range(2)][0]
+    assert (filled[to_fill] == (250, 0, 0)).all()
     said = capsys.readouterr().out
     assert said.count("around the gap") == 1 and "300x200" in said
 
@@ -141,12 +141,12 @@ def test_a_window_is_looked_at_where_the_photo_does_not_fit(mean_colour, capsys)
 def test_the_window_is_as_large_as_the_memory_allows():
     to_fill = box(300, 400, slice(100, 140), slice(350, 390))
     for most in (10_000, 30_000, 80_000):
-        (rows, columns), fits = window_around(to_fill, most)
+        (rows, columns), fits = largest_window(to_fill, most)
         pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
         assert fits and 0.85 * most < pixels <= most
         assert rows.start >= 0 and rows.stop <= 300 and columns.start >= 0 and columns.stop <= 400
         assert to_fill[rows, columns].sum() == to_fill.sum()
-    assert not window_around(to_fill, 5_000)[1]
+    assert not largest_window(to_fill, 5_000)[1]
 
 
 def test_what_fits_in_no_window_is_reduced(mean_colour):
@@ -160,11 +160,11 @@ def test_what_fits_in_no_window_is_reduced(mean_colour):
     inpainter._network = lambda picture, mask: seen.append(mask.numel()) or network(picture, mask)
     given = image.copy()
     given[to_fill] = (0, 255, 0)
-    filled = inpainter.inpaint([given], [to_fill])[0]
+    filled = inpainter.inpaint(given, to_fill)
     np.testing.assert_array_equal(filled[~to_fill], image[~to_fill])
     assert max(seen) <= 96 * 96 + 16 * 96 and len(seen) == 1
     assert np.abs(filled[to_fill].mean(axis=0) - image[~to_fill].mean(axis=0)).max() < 6  # nothing green anywhere
-    np.testing.assert_array_equal(inpainter.inpaint([given], [to_fill])[0], filled)
+    np.testing.assert_array_equal(inpainter.inpaint(given, to_fill), filled)
 
 
 class TestUpsampling:

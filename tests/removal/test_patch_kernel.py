@@ -95,7 +95,7 @@ def test_holes_are_filled_alike(case, monkeypatch):
     filled = []
     for choice in ("off", "native"):
         monkeypatch.setenv(VARIABLE, choice)
-        filled += INPAINTERS.create("patchmatch", patch=patch).inpaint([image], [to_fill])
+        filled.append(INPAINTERS.create("patchmatch", patch=patch).inpaint(image, to_fill))
     assert np.abs(filled[0].astype(int) - filled[1]).max() <= 1
 
 
@@ -110,7 +110,7 @@ def test_an_unknown_implementation_is_an_error(monkeypatch):
     monkeypatch.setenv(VARIABLE, "fastest")
     image, to_fill, _ = CASES["inside"]
     with pytest.raises(SpinnerfError, match="SPINNERF_KERNELS=fastest: .* set it to auto, off, native"):
-        INPAINTERS.create("patchmatch").inpaint([image], [to_fill])
+        INPAINTERS.create("patchmatch").inpaint(image, to_fill)
 
 
 def test_without_a_compiler_numpy_does_it(monkeypatch, tmp_path, capsys):
@@ -120,7 +120,7 @@ def test_without_a_compiler_numpy_does_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv(VARIABLE, "auto")
     image, to_fill, _ = CASES["inside"]
     with mock.patch.object(Field, "_try", autospec=True, side_effect=Field._try) as tried:
-        INPAINTERS.create("patchmatch").inpaint([image], [to_fill])
+        INPAINTERS.create("patchmatch").inpaint(image, to_fill)
     assert tried.called and "no C++ compiler found" in capsys.readouterr().out.replace("\n", " ")
     monkeypatch.setenv(VARIABLE, "native")
     with pytest.raises(SpinnerfError, match="kernel patch_kernel, which can't be had here"):

@@ -229,11 +229,11 @@ def test_several_objects_share_the_encoding_and_nothing_else(tracker, monkeypatc
     alone = [tracker.track(readers(images), {2: masks[2]}), tracker.track(readers(images), {2: other})]
     assert len(calls) == 2 * 5
     calls.clear()
-    both = tracker.track_objects(readers(images), {1: {2: masks[2]}, 7: {2: other}})
+    both = tracker.track_objects(readers(images), {"disc": {2: masks[2]}, "box": {2: other}})
     assert len(calls) == 5
-    for found, expected in zip((both[1], both[7]), alone):
+    for found, expected in zip((both["disc"], both["box"]), alone):
         assert all((first == second).all() for first, second in zip(found, expected))
-    assert any((first != second).any() for first, second in zip(both[1], both[7]))
+    assert any((first != second).any() for first, second in zip(both["disc"], both["box"]))
 
 
 def test_objects_that_start_in_different_photos(tracker) -> None:
@@ -243,21 +243,6 @@ def test_objects_that_start_in_different_photos(tracker) -> None:
     alone = tracker.track(readers(images), {3: masks[3], 4: masks[4]})
     assert all((first == second).all() for first, second in zip(both[2], alone))
     assert all(found is not None for found in both[1]) and sorted(seen) == [0, 1, 2, 3, 4]
-
-
-def test_prompts_in_place_of_masks(tracker, tmp_path) -> None:
-    images, masks = moving_disc(3)
-    save_object_mask(tmp_path / "m.png", masks[1])
-    by_mask = tracker.track(readers(images), {1: masks[1]})
-    by_file = tracker.track_objects(readers(images), {1: {1: Prompt("b", mask_path=tmp_path / "m.png")}})[1]
-    assert all((first == second).all() for first, second in zip(by_mask, by_file))
-    prompts = [Prompt("b", ((48.0, 48.0), (5.0, 5.0)), (1, 0)), Prompt("b", box=(28, 28, 68, 68))]
-    prompts.append(Prompt("b", ((48.0, 48.0),), (1,), (28, 28, 68, 68)))
-    answers = [tracker.track_objects(readers(images), {1: {1: prompt}})[1] for prompt in prompts]
-    assert all(found.shape == (96, 96) and found.any() for answer in answers for found in answer if found is not None)
-    assert (answers[0][1] != answers[1][1]).any() and (answers[1][1] != answers[2][1]).any()
-    with pytest.raises(SpinnerfError, match="outside the photo"):
-        tracker.track_objects(readers(images), {1: {1: Prompt("b", ((480.0, 48.0),), (1,))}})
 
 
 def test_memory_does_not_grow_with_the_photos(tracker, monkeypatch) -> None:

@@ -1,16 +1,15 @@
-"""2-D inpainters: photos and gaps -> photos without gaps.
+"""2-D inpainters: a photo and a gap -> the photo without the gap.
 
 What every one of them keeps, and the contract test asks of each registered one:
 * a photo is (H, W, 3) uint8 RGB, a gap (H, W) bool, True = to be filled; the answer has the photo's shape and type;
 * pixels outside the gap are identical, and nothing given is changed;
-* the same input gives the same answer, and a batch the same as its photos one by one;
+* the same input gives the same answer, whatever was filled before;
 * nothing heavy is imported, read or downloaded until `prepare` (optional) or the first photo;
 * an empty gap gives the photo back; a gap that leaves nothing to continue from is a `SpinnerfError` naming the photo.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -27,19 +26,19 @@ class Inpainter(Protocol):
     name: str
     """What the registry calls it."""
 
-    def inpaint(self, images: Sequence[Image], all_to_fill: Sequence[BoolMask], photos: Sequence[str] | None = None) -> list[Image]:
-        """Fills each photo's gap.
+    def inpaint(self, image: Image, to_fill: BoolMask, photo: str = "photo") -> Image:
+        """Fills a photo's gap.
 
         Args:
-            images: (H, W, 3) uint8 RGB each; sizes may differ.
-            all_to_fill: (H, W) bool each, True = to be filled.
-            photos: the photos' keys, for messages and for backends that look photos up; by default their numbers.
+            image: (H, W, 3) uint8 RGB.
+            to_fill: (H, W) bool, True = to be filled.
+            photo: the photo's key, for messages and for backends that look photos up.
 
         Returns:
-            (H, W, 3) uint8 each, in the order given.
+            (H, W, 3) uint8, a new array.
 
         Raises:
-            SpinnerfError: shapes or types differ from the above, or a gap leaves nothing to continue from.
+            SpinnerfError: shapes or types differ from the above, or the gap leaves nothing to continue from.
         """
         ...
 

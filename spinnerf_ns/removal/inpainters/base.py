@@ -1,11 +1,9 @@
-"""What the inpainters that work photo by photo share: checks, the loop, and that nothing outside the gap changes."""
+"""What inpainters share: checks, disparity, and that nothing outside the gap changes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -15,7 +13,7 @@ from spinnerf_ns.removal.disparity.depth import complete_disparity
 
 
 class PhotoInpainter:
-    """An inpainter whose subclass fills one photo at a time, in `fill`."""
+    """An inpainter whose subclass fills a gap, in `fill`."""
 
     name = ""
 
@@ -29,22 +27,12 @@ class PhotoInpainter:
         """Returns (H, W, 3) uint8; only the gap's pixels are taken from it. The gap is neither empty nor everything."""
         raise NotImplementedError
 
-    def inpaint(self, images: Sequence[Image], all_to_fill: Sequence[BoolMask], photos: Sequence[str] | None = None) -> list[Image]:
-        """Fills each photo's gap; see `Inpainter.inpaint`."""
-        photos = [str(number) for number in range(len(images))] if photos is None else list(photos)
-        if not len(images) == len(all_to_fill) == len(photos):
-            raise SpinnerfError(
-                f"inpainter '{self.name}': {len(images)} photos, {len(all_to_fill)} gaps and {len(photos)} names were given; "
-                "give one of each per photo"
-            )
-        for image, to_fill, photo in zip(images, all_to_fill, photos, strict=True):
-            check_photo(image, to_fill, photo)
-        filled = []
-        for image, to_fill, photo in zip(images, all_to_fill, photos, strict=True):
-            answer = image.copy()
-            if to_fill.any():
-                answer[to_fill] = self.fill(image, to_fill, photo)[to_fill]
-            filled.append(answer)
+    def inpaint(self, image: Image, to_fill: BoolMask, photo: str = "photo") -> Image:
+        """The photo with its gap filled; see `Inpainter.inpaint`."""
+        check_photo(image, to_fill, photo)
+        filled = image.copy()
+        if to_fill.any():
+            filled[to_fill] = self.fill(image, to_fill, photo)[to_fill]
         return filled
 
     def inpaint_disparity(self, disparity: npt.NDArray[np.float32], to_fill: BoolMask) -> npt.NDArray[np.float32]:
@@ -69,9 +57,3 @@ def check_photo(image: Image, to_fill: BoolMask, photo: str) -> None:
             f"{photo}: the gap covers the whole photo, nothing is left to continue from; mend its object mask or leave the "
             "photo out"
         )
-
-
-def crop_around(to_fill: BoolMask, margin: int) -> tuple[slice, slice]:
-    """The rows and columns of the gap's bounding box, grown by `margin` pixels and cut at the border."""
-    x, y, width, height = cv2.boundingRect(to_fill.astype(np.uint8))
-    return slice(max(0, y - margin), y + height + margin), slice(max(0, x - margin), x + width + margin)

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from spinnerf_ns.conventions import BoolMask, Image
+from spinnerf_ns.conventions import BoolMask, Image, window_around
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.removal.disparity.network import inpaint_as_picture
-from spinnerf_ns.removal.inpainters.base import PhotoInpainter, crop_around
+from spinnerf_ns.removal.inpainters.base import PhotoInpainter
 from spinnerf_ns.removal.inpainters.resources import GIGABYTE, free_memory, pick_device
 from spinnerf_ns.removal.inpainters.upsampling import guided_upsample, reduce_known
 from spinnerf_ns.weights.store import WEIGHTS, WeightsFile, ensure_weights, load_torchscript
@@ -152,7 +151,7 @@ class LamaInpainter(PhotoInpainter):
         self.prepare()
         if to_fill.size <= self._most_pixels:
             return (slice(None), slice(None)), "whole"
-        window, fits = window_around(to_fill, self._most_pixels)
+        window, fits = largest_window(to_fill, self._most_pixels)
         how = "whole" if fits else "reduced"
         if how not in self._reported:
             from nerfstudio.utils.rich_utils import CONSOLE
@@ -194,30 +193,25 @@ class LamaInpainter(PhotoInpainter):
         return inpaint_as_picture(disparity, to_fill, fill)
 
 
-def window_around(to_fill: BoolMask, most_pixels: int) -> tuple[tuple[slice, slice], bool]:
+def largest_window(to_fill: BoolMask, most_pixels: int) -> tuple[tuple[slice, slice], bool]:
     """The window that shows as much around the gap as `most_pixels` allow.
 
     Returns:
         The rows and columns, and whether it fits. If not even `LEAST_MARGIN` around the gap's bounding box does, that.
     """
-    x, y, width, height = cv2.boundingRect(to_fill.astype(np.uint8))
-    least = max(LEAST_SIDE, round(LEAST_MARGIN * max(width, height)))
+    longest = max(span.stop - span.start for span in window_around(to_fill))
+    least = max(LEAST_SIDE, round(LEAST_MARGIN * longest))
 
     def pixels(margin: int) -> int:
-        return int(np.prod([span.stop - span.start for span in _cut(crop_around(to_fill, margin), to_fill.shape)]))
+        return int(np.prod([span.stop - span.start for span in window_around(to_fill, margin)]))
 
     if pixels(least) > most_pixels:
-        return _cut(crop_around(to_fill, least), to_fill.shape), False
+        return window_around(to_fill, least), False
     low, high = least, max(to_fill.shape)  # the largest margin that fits, by halving
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if pixels(middle) <= most_pixels else (low, middle)
-    return _cut(crop_around(to_fill, low), to_fill.shape), True
-
-
-def _cut(window: tuple[slice, slice], shape: tuple[int, ...]) -> tuple[slice, slice]:
-    rows, columns = (slice(span.start, min(span.stop, side)) for span, side in zip(window, shape, strict=True))
-    return rows, columns
+    return window_around(to_fill, low), True
 
 
 def _last_line(error: Exception) -> str:

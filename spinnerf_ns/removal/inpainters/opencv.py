@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 import cv2
 import numpy as np
 
-from spinnerf_ns.conventions import BoolMask, Image, scale_pixels
+from spinnerf_ns.conventions import BoolMask, Image, scale_pixels, window_around
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.removal.inpainters.base import PhotoInpainter, crop_around
+from spinnerf_ns.removal.inpainters.base import PhotoInpainter
 
 _FLAGS = {"telea": cv2.INPAINT_TELEA, "ns": cv2.INPAINT_NS}
 
@@ -35,7 +35,7 @@ class OpenCVInpainter(PhotoInpainter):
 
     def fill(self, image: Image, to_fill: BoolMask, photo: str) -> Image:
         radius = scale_pixels(self.radius, image.shape[1])
-        window = crop_around(to_fill, 2 * radius + 2)  # what lies farther away cannot reach the gap
+        window = window_around(to_fill, 2 * radius + 2)  # what lies farther away cannot reach the gap
         filled = image.copy()
         filled[window] = cv2.inpaint(
             np.ascontiguousarray(image[window]), to_fill[window].astype(np.uint8), radius, _FLAGS[self.method]

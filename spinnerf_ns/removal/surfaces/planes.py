@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from spinnerf_ns.conventions import BoolMask, Image, scale_pixels
+from spinnerf_ns.conventions import BoolMask, Image, scale_pixels, window_around
 from spinnerf_ns.scene.cameras import ray_directions, unproject_pixels
 from spinnerf_ns.scene.view import View
 
@@ -139,7 +139,7 @@ def surface_labels(view: View, z: npt.NDArray[np.float32], region: BoolMask, pla
     labels = np.full(region.shape, REST, np.uint8)
     if not region.any() or not len(planes):
         return labels
-    window = window_around(region)
+    window = surroundings(region)
     shown = np.where(region, UNKNOWN, shown_surfaces(view, z, region, planes))[window]
     size = scale_pixels(SMOOTHING_PER_1000, region.shape[1]) | 1
     votes = [cv2.boxFilter((shown == label).astype(np.float32), -1, (size, size)) for label in range(len(planes) + 1)]
@@ -221,15 +221,14 @@ def fill_by_surface(
     return result
 
 
-def window_around(region: BoolMask) -> tuple[slice, slice]:
-    """The region's bounding box and a margin, as rows and columns."""
-    x, y, width, height = cv2.boundingRect(region.astype(np.uint8))
-    margin = max(scale_pixels(MARGIN_PER_1000, region.shape[1]), max(width, height) // 2)
-    return slice(max(0, y - margin), y + height + margin), slice(max(0, x - margin), x + width + margin)
+def surroundings(region: BoolMask) -> tuple[slice, slice]:
+    """The region's bounding box and what of its surroundings says how surfaces go on, as rows and columns."""
+    longest = max(span.stop - span.start for span in window_around(region))
+    return window_around(region, max(scale_pixels(MARGIN_PER_1000, region.shape[1]), longest // 2))
 
 
 def _near(region: BoolMask) -> BoolMask:
-    """(H, W) bool: the pixels of `window_around`."""
+    """(H, W) bool: the pixels of `surroundings`."""
     near = np.zeros_like(region)
-    near[window_around(region)] = True
+    near[surroundings(region)] = True
     return near

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from spinnerf_ns.conventions import BoolMask, Image, scale_pixels
+from spinnerf_ns.conventions import BoolMask, Image, scale_pixels, window_around
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.removal.layers import ViewLayers
 from spinnerf_ns.removal.views.offers import Asked, Exposure
@@ -128,9 +128,7 @@ class _Filling:
     def __init__(self, layer: ViewLayers, others: Photos, tolerance: float, match_exposure: bool, image: Image, z: Floats) -> None:
         self._layer, self._others, self._tolerance = layer, others, tolerance
         self._exposure = Exposure(layer, others, tolerance) if match_exposure else None
-        x, y, width, height = cv2.boundingRect(layer.region.astype(np.uint8))
-        # The largest window of a filter reaches two pixels.
-        self.window = slice(max(0, y - 3), y + height + 3), slice(max(0, x - 3), x + width + 3)
+        self.window = window_around(layer.region, 3)  # the largest window of a filter reaches two pixels
         self._region, self._background = layer.region[self.window], layer.z_background[self.window]
         self._image, self._z = image[self.window], z[self.window]
         self.accepted = np.zeros_like(self._region)

@@ -34,13 +34,49 @@ from spinnerf_ns.segmentation.refine import (
     random_walk,
     sigmoid,
     signed_distance,
-    to_lab,
 )
 from spinnerf_ns.segmentation.segmenters.clicks import on_edges, part_of_click, says
 from spinnerf_ns.segmentation.segmenters.memory import Memory
+from spinnerf_ns.segmentation.window import Box, Window, grown_box
 
 Floats = NDArray[np.float32]
-Box = tuple[float, float, float, float]
+
+# Numbers without a scale of their own. `benchmarks/grabcut.py` halves and doubles each; docs/benchmarks.md says what that does.
+ROUGH_MARGIN, CLOSE_MARGIN, CORRECTION_MARGIN = 0.4, 0.12, 0.25
+"""Growth of the box around what was found, by its longer side: for the second rough look, the close one, a correction."""
+CREDIT = 0.8
+"""Log odds of the object that a walk from few seeds gets: it is timid, and shrinks towards them."""
+MOST_ODDS = 3.0
+"""Position and colour alone are never surer than this (log odds)."""
+TRUST, LEAST_TRUST = 0.3, 0.02
+"""How far the first guess holds a pixel against its neighbours: with its certainty, and at least."""
+GUESS_SHARE = 0.5
+"""Weight of the first guess beside GrabCut's answer."""
+COLOUR_SHARE = 0.3
+"""Weight of the colours around the box in the local rounds."""
+PULL = 2.0
+"""Log odds at a click."""
+GUESS_BLUR, GRABCUT_BLUR, ROUND_BLUR, POSITION_BLUR = 1.0, 2.0, 5.0, 2.0
+"""Pixels (standard deviation) over which a contour is uncertain: of the photo for the first guess, of GrabCut's mask, of a local
+round's mask, of the photo for the walk by position."""
+DEEPEST = 0.6
+"""An object narrower than the band keeps what is deeper inside than this part of its depth."""
+BOX_MIDDLE = 0.15, 0.25
+"""Half axes of the ellipse in a box's middle that holds the object, by the box's width and height."""
+CORE = 0.5
+"""What lies deeper inside a mask than this part of its depth is its core."""
+BACKGROUND_WEIGHT = 2.0
+"""Of what is known to be background, in the local rounds."""
+NOVELTY_RADIUS = 40.0
+"""Gaussian radius in which colours of the background are its own."""
+CLICKED_WEIGHT = 10.0
+"""Of a clicked pixel among the known background's."""
+NEAR_SHARE = 0.7
+"""Weight of the background's colours nearby; the rest is for those everywhere."""
+COMMON, LEAST_SURPLUS = 0.4, 0.1
+"""A colour counts by what the window has more of it than this part of the background's share, and at least by this part of it."""
+LITTLE = 1e-3
+"""A share of colours that means nothing."""
 
 LOCAL_ROUNDS = ((24.0, 24), (18.0, 16), (14.0, 12))
 """Per round of the local fit: radius of the colour models and half width of the band that may change, window pixels."""
@@ -117,8 +153,8 @@ class GrabCutSegmenter:
         height, width = image.shape[:2]
         rough = self._rough_look(image, prompt, (0.0, 0.0, float(width), float(height)))
         if rough.any():
-            rough = self._rough_look(image, prompt, _grown_box(rough, 0.4))
-        return self._close_look(image, prompt, _grown_box(rough, 0.12), rough, None) if rough.any() else rough
+            rough = self._rough_look(image, prompt, grown_box(rough, ROUGH_MARGIN))
+        return self._close_look(image, prompt, grown_box(rough, CLOSE_MARGIN), rough, None) if rough.any() else rough
 
     def _corrected(self, image: Image, found: BoolMask, prompt: Prompt) -> BoolMask:
         """The mask after the last click of a prompt; as it is where the click says what it says."""
@@ -127,7 +163,7 @@ class GrabCutSegmenter:
             return found
         around = found.copy()
         around[min(int(y), found.shape[0] - 1), min(int(x), found.shape[1] - 1)] = True
-        window = _Window(image, _grown_box(around, 0.25), 0.0, self.window_size)
+        window = Window(image, grown_box(around, CORRECTION_MARGIN), 0.0, self.window_size)
         now = window.warp(found)
         click = window.discs(Prompt("", (prompt.points[-1],), (label,)), label, self.click_radius)
         others = window.discs(prompt, BACKGROUND_LABEL if label == OBJECT_LABEL else OBJECT_LABEL, self.click_radius)
@@ -145,7 +181,7 @@ class GrabCutSegmenter:
     # ------------------------------------------------------------------------------------------------------------ passes
     def _rough_look(self, image: Image, prompt: Prompt, box: Box) -> BoolMask:
         """What clicks mean, if the object lies within a box that may be much too large."""
-        window = _Window(image, box, 0.0, self.rough_size)
+        window = Window(image, box, 0.0, self.rough_size)
         on, beside = self._clicked(window, prompt)
         surely_background = (beside | _border(on.shape)) & ~on
         where = self._where(window.lab, on, surely_background)
@@ -164,7 +200,7 @@ class GrabCutSegmenter:
             rough: (H, W) what it may be, where that is known.
             missed: (H, W) where there must be more of it than an earlier look found.
         """
-        window = _Window(image, box, self.margin, self.window_size)
+        window = Window(image, box, self.margin, self.window_size)
         outside = ~window.inside(box)
         on, beside = self._clicked(window, prompt)
         surely_object = on & ~outside
@@ -175,43 +211,42 @@ class GrabCutSegmenter:
 
         own = apply_palette(window.lab, build_palette(window.lab, self.colours))
         colour = _novelty(own, surely_background, beside)
-        # A walk from few seeds is timid, it shrinks towards them: it gets a little credit.
-        where = self._where(window.lab, inner, surely_background) + 0.8
+        where = self._where(window.lab, inner, surely_background) + CREDIT
         more = np.zeros_like(where) if missed is None else MISSED_ODDS * window.warp(missed)
-        prior = sigmoid(np.clip(where, -3, 3) + colour + more + self._pull(window, prompt)).astype(np.float32)
-        smooth = cv2.GaussianBlur(window.lab, (0, 0), 1.0)
-        confidence = 0.3 * np.abs(2 * prior - 1) + 0.02
+        prior = sigmoid(np.clip(where, -MOST_ODDS, MOST_ODDS) + colour + more + self._pull(window, prompt)).astype(np.float32)
+        smooth = cv2.GaussianBlur(window.lab, (0, 0), GUESS_BLUR)
+        confidence = TRUST * np.abs(2 * prior - 1) + LEAST_TRUST
         walked = random_walk(smooth, prior, confidence, surely_object, surely_background, self.smoothness)
         found = _keep_clicked(walked > 0.5, surely_object)
 
         said = self._grabcut(window.lab, found, surely_object | _core(found), surely_background).astype(np.float32)
-        prior = sigmoid(log_odds(cv2.GaussianBlur(said, (0, 0), 2.0)) + 0.5 * log_odds(prior) + more)
+        prior = sigmoid(log_odds(cv2.GaussianBlur(said, (0, 0), GRABCUT_BLUR)) + GUESS_SHARE * log_odds(prior) + more)
         prior = prior.astype(np.float32)
         walked = random_walk(window.lab, prior, np.abs(2 * prior - 1), surely_object, surely_background, self.smoothness)
         found = _keep_clicked(walked > 0.5, surely_object)
-        extra = 0.3 * np.clip(colour, -3, 3) + more
+        extra = COLOUR_SHARE * np.clip(colour, -MOST_ODDS, MOST_ODDS) + more
         found = self._fit_locally(window.lab, own, found, extra, surely_object, surely_background)
         return clean_components(window.to_photo(found))
 
-    def _clicked(self, window: _Window, prompt: Prompt) -> tuple[BoolMask, BoolMask]:
+    def _clicked(self, window: Window, prompt: Prompt) -> tuple[BoolMask, BoolMask]:
         """(h, w) window pixels that clicks say are object, and background; the later word is the background's."""
         beside = window.discs(prompt, BACKGROUND_LABEL, self.click_radius)
         return window.discs(prompt, OBJECT_LABEL, self.click_radius) & ~beside, beside
 
-    def _pull(self, window: _Window, prompt: Prompt) -> Floats:
-        """Log odds from clicks: 2 at a click, less around it."""
+    def _pull(self, window: Window, prompt: Prompt) -> Floats:
+        """Log odds from clicks: `PULL` at a click, less around it."""
         rows, columns = np.mgrid[: window.size[1], : window.size[0]].astype(np.float32)
         odds = np.zeros(rows.shape, np.float32)
         for (x, y), label in zip(prompt.points, prompt.labels, strict=True):
             x, y = window.locate(x, y)
             near = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * self.click_reach**2))
-            odds += (2.0 if label == OBJECT_LABEL else -2.0) * near
+            odds += (PULL if label == OBJECT_LABEL else -PULL) * near
         return odds
 
     def _where(self, lab: Image, inner: BoolMask, surely_background: BoolMask) -> Floats:
         """Log odds of the object by position: a random walk from the seeds over the smoothed photo."""
         nothing = np.full(inner.shape, 0.5, np.float32)
-        smooth = cv2.GaussianBlur(lab, (0, 0), 2.0)
+        smooth = cv2.GaussianBlur(lab, (0, 0), POSITION_BLUR)
         reached = random_walk(smooth, nothing, np.full_like(nothing, 1e-4), inner, surely_background, 1.0)
         return log_odds(reached)
 
@@ -238,15 +273,15 @@ class GrabCutSegmenter:
         surely_background: BoolMask,
     ) -> BoolMask:
         """Local colour models of the mask so far, and a random walk in a band around its contour, several times."""
-        weight = np.where(surely_background, 2.0, 1.0).astype(np.float32)
+        weight = np.where(surely_background, BACKGROUND_WEIGHT, 1.0).astype(np.float32)
         for radius, band in LOCAL_ROUNDS:
             if not found.any():
                 break
             distance = signed_distance(found)
             local, _ = local_colour_probability(own, [(own, found.astype(np.float32), weight)], radius)
-            near = log_odds(cv2.GaussianBlur(found.astype(np.float32), (0, 0), 5.0))
+            near = log_odds(cv2.GaussianBlur(found.astype(np.float32), (0, 0), ROUND_BLUR))
             prior = sigmoid(near + log_odds(local) + extra).astype(np.float32)
-            depth = min(float(band), 0.6 * float(distance.max()))
+            depth = min(float(band), DEEPEST * float(distance.max()))
             held = ((distance > depth) | surely_object) & ~surely_background
             dropped = ((distance < -band) | surely_background) & ~held
             walked = random_walk(lab, prior, np.abs(2 * prior - 1), held, dropped, self.smoothness)
@@ -254,79 +289,29 @@ class GrabCutSegmenter:
         return found
 
 
-class _Window:
-    """A part of a photo around a box, scaled so that its longest side has a fixed length."""
-
-    def __init__(self, image: Image, box: Box, margin: float, size: int) -> None:
-        height, width = image.shape[:2]
-        x0, y0, x1, y1 = box
-        around = margin * max(x1 - x0, y1 - y0)
-        left, top = max(0.0, x0 - around), max(0.0, y0 - around)
-        right, bottom = min(float(width), x1 + around), min(float(height), y1 + around)
-        scale = size / max(right - left, bottom - top)
-        self.photo_shape = (height, width)
-        self.size = (max(16, round((right - left) * scale)), max(16, round((bottom - top) * scale)))
-        # From indices of pixels to indices of pixels: their centres lie half a pixel off the corners.
-        self.affine = np.array([[scale, 0, (0.5 - left) * scale - 0.5], [0, scale, (0.5 - top) * scale - 0.5]])
-        if scale < 0.6:
-            image = cv2.GaussianBlur(image, (0, 0), 0.4 / scale)
-        pixels = cv2.warpAffine(image, self.affine, self.size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-        self.lab = to_lab(pixels)
-
-    def locate(self, x: float, y: float) -> tuple[float, float]:
-        """Continuous photo pixels -> indices of window pixels."""
-        moved = self.affine[:, :2] @ [x - 0.5, y - 0.5] + self.affine[:, 2]
-        return float(moved[0]), float(moved[1])
-
-    def inside(self, box: Box) -> BoolMask:
-        """(h, w) window pixels whose centre lies in a box of the photo."""
-        (left, top), (right, bottom) = self.locate(*box[:2]), self.locate(*box[2:])
-        rows, columns = np.mgrid[: self.size[1], : self.size[0]]
-        return (columns >= left) & (columns <= right) & (rows >= top) & (rows <= bottom)
-
-    def discs(self, prompt: Prompt, label: int, radius: int) -> BoolMask:
-        """(h, w) window pixels close to the prompt's points of a label."""
-        drawn = np.zeros((self.size[1], self.size[0]), np.uint8)
-        for (x, y), other in zip(prompt.points, prompt.labels, strict=True):
-            if other == label:
-                column, row = self.locate(x, y)
-                cv2.circle(drawn, (round(column), round(row)), radius, 1, -1)
-        return drawn > 0
-
-    def warp(self, object_mask: BoolMask) -> BoolMask:
-        """(H, W) of the photo -> (h, w) of the window."""
-        return cv2.warpAffine(object_mask.astype(np.float32), self.affine, self.size) > 0.5
-
-    def to_photo(self, object_mask: BoolMask) -> BoolMask:
-        """(h, w) of the window -> (H, W) of the photo, False outside of the window."""
-        height, width = self.photo_shape
-        back = cv2.invertAffineTransform(self.affine)
-        return cv2.warpAffine(object_mask.astype(np.float32), back, (width, height)) > 0.5
-
-
-def _novelty(own: NDArray[np.int64], known_background: BoolMask, clicked: BoolMask, radius: float = 40.0) -> Floats:
+def _novelty(own: NDArray[np.int64], known_background: BoolMask, clicked: BoolMask) -> Floats:
     """Log odds of the object by colour, from the known background alone: its colours, each near where it occurs.
 
     Colours of the object are what the rest of the window has more of than the background does.
     """
-    weight = known_background.astype(np.float32) + 10.0 * clicked
+    weight = known_background.astype(np.float32) + CLICKED_WEIGHT * clicked
     # "Object" evidence is all ones, so that the amount of evidence is that of the pixel's own colour.
-    _, same = local_colour_probability(own, [(own, np.ones_like(weight), weight)], radius)
-    around = cv2.GaussianBlur(weight, (0, 0), radius, borderType=cv2.BORDER_CONSTANT)
+    _, same = local_colour_probability(own, [(own, np.ones_like(weight), weight)], NOVELTY_RADIUS)
+    around = cv2.GaussianBlur(weight, (0, 0), NOVELTY_RADIUS, borderType=cv2.BORDER_CONSTANT)
     count = int(own.max()) + 1
     everywhere = np.bincount(own.ravel(), weight.ravel(), count) / max(1e-6, float(weight.sum()))
-    background = 0.7 * same / (around + 1e-3) + 0.3 * everywhere[own]
+    background = NEAR_SHARE * same / (around + LITTLE) + (1 - NEAR_SHARE) * everywhere[own]
     rest = np.bincount(own[~known_background], minlength=count) / max(1, int((~known_background).sum()))
-    surplus = np.maximum(rest[own] - 0.4 * everywhere[own], 0.1 * rest[own])
-    return np.log((surplus + 1.1e-3) / (background + 1e-3)).astype(np.float32)
+    surplus = np.maximum(rest[own] - COMMON * everywhere[own], LEAST_SURPLUS * rest[own])
+    return np.log((surplus + 1.1 * LITTLE) / (background + LITTLE)).astype(np.float32)
 
 
-def _ellipse(window: _Window, box: Box) -> BoolMask:
+def _ellipse(window: Window, box: Box) -> BoolMask:
     """The middle of a box: what is drawn around holds the object in its middle."""
     (left, top), (right, bottom) = window.locate(*box[:2]), window.locate(*box[2:])
     rows, columns = np.mgrid[: window.size[1], : window.size[0]]
-    across = (columns - (left + right) / 2) / (0.15 * (right - left) + 1)
-    down = (rows - (top + bottom) / 2) / (0.25 * (bottom - top) + 1)
+    across = (columns - (left + right) / 2) / (BOX_MIDDLE[0] * (right - left) + 1)
+    down = (rows - (top + bottom) / 2) / (BOX_MIDDLE[1] * (bottom - top) + 1)
     return across**2 + down**2 < 1
 
 
@@ -363,7 +348,7 @@ def _missed_sides(object_mask: BoolMask, box: Box) -> BoolMask | None:
 def _core(object_mask: BoolMask) -> BoolMask:
     """The part of a mask that is deepest inside."""
     distance = signed_distance(object_mask)
-    return object_mask & (distance > 0.5 * float(distance.max()))
+    return object_mask & (distance > CORE * float(distance.max()))
 
 
 def _border(shape: tuple[int, int]) -> BoolMask:
@@ -382,17 +367,3 @@ def _keep_clicked(object_mask: BoolMask, surely_object: BoolMask) -> BoolMask:
     if len(clicked) == 0:
         clicked = [1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())]
     return np.isin(labels, clicked)
-
-
-def _grown_box(object_mask: BoolMask, part: float) -> Box:
-    """A mask's bounding box, grown by a part of its longer side, within the photo."""
-    rows, columns = np.nonzero(object_mask)
-    height, width = object_mask.shape
-    left, right, top, bottom = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
-    by = part * max(right - left, bottom - top)
-    return (
-        float(max(0, left - by)),
-        float(max(0, top - by)),
-        float(min(width, right + by)),
-        float(min(height, bottom + by)),
-    )

@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -50,6 +50,8 @@ from spinnerf_ns.segmentation.trackers.photo_graph import PhotoGraph
 
 Floats = NDArray[np.float32]
 CACHED_PHOTOS = 8
+LEAST_WINDOW = 16
+"""Least side of the window around the object, in its own pixels: flow wants some."""
 UNSEEN_ODDS = -1.0
 """Log odds of the object where no reference shows anything: what comes into a frame mostly is background."""
 LEVELS = np.linspace(0.5, 0.2, 13)
@@ -277,8 +279,8 @@ class _Run:
             prior.add(other, affine)
         return prior
 
-    def _window(self, index: int, nearest: int, affine: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """(2, 3) from the photo's working pixels to a window around where the object should be, or None: out of sight."""
+    def _window(self, index: int, nearest: int, affine: NDArray[np.float64]) -> _Window | None:
+        """A window around where the object should be in a photo, or None: out of sight."""
         image, _ = self.photo(index)
         height, width = image.shape[:2]
         rows, columns = np.nonzero(self.mask(nearest) > 0)
@@ -290,17 +292,26 @@ class _Run:
         if (high - low < 4).any():
             return None
         scale = self.options.window_size / float((high - low).max() + 1)
-        return np.array([[scale, 0, -low[0] * scale], [0, scale, -low[1] * scale], [*(high - low + 1) * scale, 1]])
+        width, height = (max(LEAST_WINDOW, round(float(side))) for side in (high - low + 1) * scale)
+        return _Window(np.array([[scale, 0, -low[0] * scale], [0, scale, -low[1] * scale]]), (width, height))
+
+
+class _Window(NamedTuple):
+    """A part of a photo."""
+
+    affine: NDArray[np.float64]
+    """(2, 3) from the photo's working pixels to the window's."""
+    size: tuple[int, int]
+    """(width, height)."""
 
 
 class _Prior:
     """What the references say about one photo, in a window of it."""
 
-    def __init__(self, run: _Run, index: int, window: NDArray[np.float64], affines: dict[int, NDArray[np.float64]]) -> None:
+    def __init__(self, run: _Run, index: int, window: _Window, affines: dict[int, NDArray[np.float64]]) -> None:
         self.run, self.options, self.index = run, run.options, index
         self.affines = affines
-        self.affine = window[:2]
-        self.size = tuple(int(round(side)) for side in np.maximum(window[2, :2], 16))
+        self.affine, self.size = window
         self.image = _warp(run.photo(index)[0], self.affine, self.size)
         self.gray = _gray(self.image)
         self.support = 0.0

@@ -8,7 +8,7 @@ encoding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,9 @@ from typing import Any
 import numpy as np
 
 from spinnerf_ns.conventions import BoolMask, Image
-from spinnerf_ns.files import load_object_mask
 from spinnerf_ns.segmentation.pretrained import find_weights, load_folder, need_package, pick_device
-from spinnerf_ns.segmentation.prompts import Prompt, check_source
+from spinnerf_ns.segmentation.prompts import check_source
 from spinnerf_ns.segmentation.segmenters.sam2 import DEFAULT_MODEL
-
-Said = BoolMask | Prompt
-"""What is said of an object in one photo: its mask, or what points at it."""
 
 SESSION_OBJECT = 1
 """Each object has a session of its own, in which it is called this."""
@@ -72,24 +68,24 @@ class Sam2Tracker:
     def track_objects(
         self,
         images: Sequence[Callable[[], Image]],
-        objects: Mapping[int, Mapping[int, Said]],
+        objects: Mapping[Hashable, Mapping[int, BoolMask]],
         progress: Callable[[int], None] | None = None,
-    ) -> dict[int, list[BoolMask | None]]:
-        """As `track`, for several objects, each from masks or prompts.
+    ) -> dict[Hashable, list[BoolMask | None]]:
+        """As `track`, for several objects.
 
         Args:
             images: as for `track`.
-            objects: an object's number -> index of a photo -> a mask, or a prompt (points, box, mask file).
+            objects: an object -> its `source_masks`, as for `track`.
             progress: as for `track`.
 
         Returns:
-            An object's number -> what `track` returns. Given masks are returned as they are.
+            An object -> what `track` returns.
 
         Raises:
-            SpinnerfError: as for `track`, and a prompt that does not fit its photo.
+            SpinnerfError: as for `track`.
         """
-        for said in objects.values() or [{}]:
-            for index in said or [None]:
+        for source_masks in objects.values() or [{}]:
+            for index in source_masks or [None]:
                 check_source(self.name, index, len(images))
         run = _Run(self, images, objects)
         done: set[int] = set()
@@ -99,7 +95,7 @@ class Sam2Tracker:
                 progress(index)
             done.add(index)
 
-        run.take_prompts()
+        run.take_masks()
         starts = [min(track.prompted) for track in run.tracks if track.prompted]
         if starts:
             for index in range(min(starts), len(images)):
@@ -111,21 +107,21 @@ class Sam2Tracker:
                 report(index)
         for index in range(len(images)):
             report(index)
-        return {track.number: track.masks for track in run.tracks}
+        return {track.name: track.masks for track in run.tracks}
 
 
 class _Track:
-    """One object: what was said of it, what is known so far, and the network's memory of it."""
+    """One object: its given masks, what is known so far, and the network's memory of it."""
 
-    def __init__(self, number: int, said: Mapping[int, Said], session: Any, count: int) -> None:
-        self.number, self.said, self.session = number, said, session
+    def __init__(self, name: Hashable, given: Mapping[int, BoolMask], session: Any, count: int) -> None:
+        self.name, self.given, self.session = name, given, session
         self.masks: list[BoolMask | None] = [None] * count
         self.prompted: list[int] = []
         """Photos that the network was told about: not those whose given mask is empty."""
 
     def waits_for(self, index: int, reverse: bool) -> bool:
         """Whether the network is to look for the object in this photo, on this way."""
-        if not self.prompted or index in self.said:
+        if not self.prompted or index in self.given:
             return False
         start = min(self.prompted)
         return index < start if reverse else index > start
@@ -138,7 +134,7 @@ class _Run:
         self,
         options: Sam2Tracker,
         images: Sequence[Callable[[], Image]],
-        objects: Mapping[int, Mapping[int, Said]],
+        objects: Mapping[Hashable, Mapping[int, BoolMask]],
     ) -> None:
         self.images = images
         self.network, self.processor = load_folder(
@@ -150,11 +146,11 @@ class _Run:
             "tracker 'sam2'",
         )
         self.tracks = []
-        for number, said in objects.items():
+        for name, given in objects.items():
             session = self.processor.init_video_session(inference_device=self.network.device)
             if self.tracks:
                 session.cache = self.tracks[0].session.cache  # a photo is encoded once for all objects
-            self.tracks.append(_Track(number, said, session, len(images)))
+            self.tracks.append(_Track(name, given, session, len(images)))
         config = self.network.config
         self.memory = max(config.num_maskmem, config.max_object_pointers_in_encoder)
         self._photo: tuple[int, Any, tuple[int, int]] | None = None
@@ -168,20 +164,26 @@ class _Run:
         return self._photo[1:]
 
     # ------------------------------------------------------------------------------------------------------------ steps
-    def take_prompts(self) -> None:
-        """Tells the network what was said, photo by photo."""
-        for index in sorted({index for track in self.tracks for index in track.said}):
+    def take_masks(self) -> None:
+        """Tells the network of the given masks, photo by photo."""
+        for index in sorted({index for track in self.tracks for index in track.given}):
             _, size = self.photo(index)
             for track in self.tracks:
-                if index not in track.said:
+                if index not in track.given:
                     continue
-                given = self._tell(track, index, size)
-                if given is not None:
-                    track.masks[index] = given
-                if given is None or given.any():
-                    answered = self._look(track, index, reverse=False)
+                given = np.asarray(track.given[index], dtype=bool)
+                check_source("sam2", index, len(self.images), given.shape, size)
+                if given.any():
+                    self.processor.add_inputs_to_inference_session(
+                        inference_session=track.session,
+                        frame_idx=index,
+                        obj_ids=SESSION_OBJECT,
+                        original_size=size,
+                        input_masks=[given],
+                    )
+                    self._look(track, index, reverse=False)
                     track.prompted.append(index)
-                    track.masks[index] = answered if given is None else given
+                track.masks[index] = given
 
     def step(self, index: int, reverse: bool) -> None:
         """Looks for the objects in a photo."""
@@ -189,34 +191,6 @@ class _Run:
             if track.waits_for(index, reverse):
                 track.masks[index] = self._look(track, index, reverse)
                 self._forget(track, index)
-
-    def _tell(self, track: _Track, index: int, size: tuple[int, int]) -> BoolMask | None:
-        """Hands one prompt to the network; returns the mask if it is one."""
-        said = track.said[index]
-        if isinstance(said, Prompt):
-            said.check(size[1], size[0])
-            if said.mask_path is not None:
-                said = load_object_mask(said.mask_path, size, said.mask_id)
-        prompts: dict[str, Any] = {}
-        given = None
-        if isinstance(said, Prompt):
-            # The network adds half a pixel of its square input to what it takes for a pixel's index.
-            half = 0.5 * np.array([size[1], size[0]]) / self.processor.target_size
-            if said.points:
-                prompts["input_points"] = [[(np.array(said.points) - half).tolist()]]
-                prompts["input_labels"] = [[list(said.labels)]]
-            if said.box is not None:
-                prompts["input_boxes"] = [[(np.array(said.box) - np.tile(half, 2)).tolist()]]
-        else:
-            given = np.asarray(said, dtype=bool)
-            check_source("sam2", index, len(self.images), given.shape, size)
-            if not given.any():
-                return given
-            prompts["input_masks"] = [given]
-        self.processor.add_inputs_to_inference_session(
-            inference_session=track.session, frame_idx=index, obj_ids=SESSION_OBJECT, original_size=size, **prompts
-        )
-        return given
 
     def _look(self, track: _Track, index: int, reverse: bool) -> BoolMask | None:
         """Runs the network on one photo; (H, W) bool, or None if it does not see the object."""

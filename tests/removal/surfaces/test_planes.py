@@ -16,7 +16,7 @@ from spinnerf_ns.removal.surfaces.planes import (
     find_planes,
     snapped,
     surface_labels,
-    window_around,
+    surroundings,
 )
 from spinnerf_ns.scene.cameras import ray_directions, unproject
 from spinnerf_ns.scene.view import View
@@ -102,7 +102,7 @@ def test_labels_follow_the_true_surfaces_around_the_hole(corners):
     view, z, shown, region = corners[1]
     labels = surface_labels(view, z, region, planes)
     near = np.zeros_like(region)
-    near[window_around(region)] = True
+    near[surroundings(region)] = True
     assert (labels == numbers_of(planes)[shown])[near & ~region].mean() > 0.97
     assert (labels[~near] == REST).all()
 
@@ -186,7 +186,7 @@ def test_each_surface_is_filled_from_itself_alone(corners):
 
     labels = numbers_of(planes)[shown].astype(np.uint8)
     near = np.zeros_like(region)
-    near[window_around(region)] = True
+    near[surroundings(region)] = True
     pure = np.where(near[..., None], image, 0)  # what is outside the window must not matter to the two surfaces' own colours
 
     def inside(image, region):

@@ -41,10 +41,12 @@ from spinnerf_ns.segmentation.refine import (
 )
 from spinnerf_ns.segmentation.trackers.object_motion import (
     DenseFlow,
+    compose,
     fit_affine,
     fit_object_motion,
     match_affine,
     pixel_grid,
+    rescaled,
 )
 from spinnerf_ns.segmentation.trackers.photo_graph import PhotoGraph
 
@@ -205,14 +207,14 @@ class _Run:
             first, second, scale = self._aligned_pair(reference, index)
             flow, agrees = DenseFlow(finest_scale=1)(first, second)
             affine = fit_affine(flow, agrees, self._known(reference, scale, first.shape))
-            self.affines[reference, index] = _rescaled(affine, 1 / scale)
+            self.affines[reference, index] = rescaled(affine, 1 / scale)
         return self.affines[reference, index]
 
     def match(self, reference: int, index: int) -> NDArray[np.float64] | None:
         """As `align`, by features; None where they do not match."""
         first, second, scale = self._aligned_pair(reference, index)
         affine = match_affine(first, second, self._known(reference, scale, first.shape))
-        return None if affine is None else _rescaled(affine, 1 / scale)
+        return None if affine is None else rescaled(affine, 1 / scale)
 
     def _aligned_pair(self, reference: int, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], float]:
         """Both photos, small and grey, and their scale; photos of different sizes share a canvas."""
@@ -243,7 +245,7 @@ class _Run:
         flow_affines = [self.align(nearest, index)]
         for other in references[1:]:
             known = self.affines.get((other, nearest))  # a short step composed with a known one beats one long step
-            flow_affines.append(self.align(other, index) if known is None else _compose(flow_affines[0], known))
+            flow_affines.append(self.align(other, index) if known is None else compose(flow_affines[0], known))
         attempts = [dict(zip(references, flow_affines, strict=True))]
         best: _Prior | None = None
         while attempts:
@@ -320,7 +322,7 @@ class _Prior:
 
     def add(self, reference: int, affine: NDArray[np.float64]) -> None:
         """Moves a reference's photo and mask into the window."""
-        to_window = _compose(self.affine, affine)
+        to_window = compose(self.affine, affine)
         photo = self.run.photo(reference)[0]
         image = _warp(photo, to_window, self.size)
         known_mask = _warp(self.run.mask(reference), to_window, self.size, cv2.BORDER_CONSTANT)
@@ -374,18 +376,7 @@ class _Prior:
         back = cv2.invertAffineTransform(self.affine)
         across, down = width / work[1], height / work[0]
         full = np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5]])
-        return _warp(probability, _compose(full, back), (width, height), cv2.BORDER_CONSTANT)
-
-
-def _compose(second: NDArray[np.float64], first: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(2, 3): first, then second."""
-    return np.c_[second[:, :2] @ first[:, :2], second[:, :2] @ first[:, 2] + second[:, 2]]
-
-
-def _rescaled(affine: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-    """(2, 3) between indices of pixels of photos scaled by `scale`: both scales share the outer corner, not the pixel."""
-    half = (affine[:, :2] - np.eye(2)) @ [0.5, 0.5]
-    return np.c_[affine[:, :2], (affine[:, 2] + half) * scale - half]
+        return _warp(probability, compose(full, back), (width, height), cv2.BORDER_CONSTANT)
 
 
 def _gray(image: Image) -> NDArray[np.uint8]:

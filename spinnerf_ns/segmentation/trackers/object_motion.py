@@ -136,6 +136,17 @@ def _is_plausible(affine: NDArray[np.float64]) -> bool:
     return bool(np.linalg.det(affine[:, :2]) > 0 and sizes[1] > 0.4 and sizes[0] < 2.5 and sizes[0] < 2 * sizes[1])
 
 
+def compose(second: NDArray[np.float64], first: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(2, 3): first, then second."""
+    return np.c_[second[:, :2] @ first[:, :2], second[:, :2] @ first[:, 2] + second[:, 2]]
+
+
+def rescaled(affine: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    """(2, 3) between indices of pixels of photos scaled by `scale`: both scales share the outer corner, not the pixel."""
+    half = (affine[:, :2] - np.eye(2)) @ [0.5, 0.5]
+    return np.c_[affine[:, :2], (affine[:, 2] + half) * scale - half]
+
+
 @dataclass(frozen=True)
 class ObjectMotion:
     """The object's motion in a window, from the photo in question to one where its mask is known."""

@@ -37,6 +37,8 @@ class Splat:
     frame: Literal["colmap", "source"] = "colmap"
     """colmap: that of removed/colmap, where splats trained by 3DGS or gsplat would lie. source: transforms.json's. They are the
     same for a capture without applied_transform."""
+    sh_degree: Literal[0, 3] = 0
+    """Most viewers read files of degree 0. 3: with 45 columns of zeros, for 3DGS's own viewer and its load_ply; 3.6 times as large."""
     refine_steps: int | None = None
     """Steps of gsplat's training afterwards; by default 2000 on a GPU and none without. Not tested on one; what is no better
     is not taken."""
@@ -93,7 +95,7 @@ def make_splat(command: Splat, output: Path) -> tuple[Splats, SplatFigures, str]
     splats, figures = _refined(command.refine_steps, splats, figures, shots, (training, halfway))
     _write_picture(output.with_suffix(".png"), splats, (halfway or training)[:2])
     splats, frame = _in_frame(splats, capture, command.frame)
-    write_splats(output, splats)
+    write_splats(output, splats, command.sh_degree)
     return splats, figures, frame
 
 

@@ -60,8 +60,15 @@ class Splats:
         return len(self.means)
 
 
-def write_splats(path: Path, splats: Splats) -> None:
-    """Writes splats as 3DGS's .ply, atomically, with spherical harmonics of degree 0."""
+def write_splats(path: Path, splats: Splats, sh_degree: int = 0) -> None:
+    """Writes splats as 3DGS's .ply, atomically.
+
+    Args:
+        path: the file.
+        splats: the Gaussians; their colours are the same from all sides.
+        sh_degree: of the spherical harmonics that the file has room for. Most viewers take a file of degree 0; 3DGS's own reader
+            and viewer want degree 3, whose 45 columns are zeros then.
+    """
     names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"]
     names += ["scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
     columns = [
@@ -72,6 +79,9 @@ def write_splats(path: Path, splats: Splats) -> None:
         np.log(splats.scales),
         splats.quaternions,
     ]
+    rest = 3 * ((sh_degree + 1) ** 2 - 1)
+    names[9:9] = [f"f_rest_{index}" for index in range(rest)]
+    columns.insert(3, np.zeros((len(splats), rest), np.float32))
     table = np.concatenate(columns, axis=1).astype("<f4")
     write_ply_table(path, np.ascontiguousarray(table).view([(name, "<f4") for name in names])[:, 0])
 

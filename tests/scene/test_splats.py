@@ -125,6 +125,21 @@ def test_points_that_hang_in_the_air_are_left_out(twin):
     assert abs(len(found) - len(good)) < 60 and ((found.means > low) & (found.means < high)).all()
 
 
+def test_room_for_harmonics_as_3dgs_own_reader_wants_it(splats, tmp_path):
+    """Its load_ply asserts 45 columns; viewers that know of degree 0 find the same Gaussians in both."""
+    plyfile = pytest.importorskip("plyfile")
+    for degree, count in ((0, 0), (3, 45)):
+        write_splats(tmp_path / f"{degree}.ply", splats, degree)
+        vertex = plyfile.PlyData.read(str(tmp_path / f"{degree}.ply"))["vertex"]
+        names = [each.name for each in vertex.properties]
+        rest = [name for name in names if name.startswith("f_rest_")]
+        assert rest == [f"f_rest_{index}" for index in range(count)] and not any(vertex[name].any() for name in rest)
+        order = ["f_dc_0", "f_dc_1", "f_dc_2", *rest, "opacity"]
+        assert names[6 : 6 + len(order)] == order
+    found, expected = of_file(tmp_path / "3.ply"), of_file(tmp_path / "0.ply")
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
 def test_other_readers_take_the_file(splats, tmp_path):
     gsply = pytest.importorskip("gsply")
     write_splats(tmp_path / "splat.ply", splats)

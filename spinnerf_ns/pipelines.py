@@ -205,6 +205,17 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         super().__init__(config, device, *args, **kwargs)
         self.register_buffer("refined_labels", torch.zeros(0, dtype=torch.uint8))
 
+    def before_training(self, resumed: bool) -> None:
+        """What the export would refuse is said now, not after the training.
+
+        Raises:
+            SpinnerfError: the export's reference view cannot be one.
+        """
+        from spinnerf_ns.removal.reference import check_reference
+
+        super().before_training(resumed)
+        check_reference(self.datamanager.capture, self.datamanager.workspace, self.config.export.reference_view)
+
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool | None = None) -> None:
         """As the other stage's, and the refined masks; checkpoints from before these were kept are taken too."""
         packed = state_dict.get("refined_labels", torch.zeros(0, dtype=torch.uint8))

@@ -295,6 +295,25 @@ def test_ctrl_c_in_ns_train_is_one_line_that_says_how_to_go_on(capture, tmp_path
 
 
 # --------------------------------------------------------------------------------------------------------------- remove
+@pytest.mark.parametrize(
+    "wanted, text", [("frame_9", "no photo is called 'frame_9'"), ("frame_0005", "cannot be the reference view")]
+)
+def test_a_reference_view_that_is_none_is_told_before_anything_works(capture, capsys, wanted, text):
+    """The second one is object-free."""
+    from spinnerf_ns.pipelines import SpinnerfSegPipeline
+    from spinnerf_ns.scene.capture import load_capture
+
+    before = times(capture)
+    with pytest.raises(SystemExit) as stop:
+        main(["remove", "--data", str(capture), "--lite", "--export.reference-view", wanted])
+    assert stop.value.code == 1 and text in capsys.readouterr().err and times(capture) == before
+    manager = SimpleNamespace(capture=load_capture(capture), workspace=Workspace.open(capture))
+    pipeline = SpinnerfSegPipeline.__new__(SpinnerfSegPipeline)
+    pipeline.__dict__ |= {"datamanager": manager, "config": SimpleNamespace(export=ExportConfig(reference_view=wanted))}
+    with pytest.raises(SpinnerfError, match=text):
+        pipeline.before_training(resumed=False)
+
+
 def test_remove_trains_again_for_other_masks_and_cameras_but_not_for_overwrite(capture, monkeypatch):
     """The keys of its runs, without running them."""
     import spinnerf_ns.pipelines

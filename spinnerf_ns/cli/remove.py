@@ -69,12 +69,16 @@ def _remove(command: Remove) -> Path:
     from nerfstudio.utils.rich_utils import CONSOLE
 
     from spinnerf_ns.hints import say
+    from spinnerf_ns.removal.reference import check_reference
     from spinnerf_ns.runs import apply, method_config, train, with_steps
     from spinnerf_ns.scene.capture import load_capture
     from spinnerf_ns.scene.manifest import version_of
     from spinnerf_ns.scene.removed import TRANSFORMS
     from spinnerf_ns.scene.workspace import Workspace
 
+    workspace = Workspace.open(command.segment.data, command.segment.workspace)
+    if command.export.reference_view is not None:
+        check_reference(load_capture(command.segment.data, skipped=workspace.skipped), workspace, command.export.reference_view)
     suffix = "-lite" if command.lite else ""
     last = 3 if command.export.keep else 4
     CONSOLE.rule(f"1/{last} masks in every photo")

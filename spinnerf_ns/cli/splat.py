@@ -38,7 +38,7 @@ class Splat:
     """colmap: that of removed/colmap, where splats trained by 3DGS or gsplat would lie. source: transforms.json's. They are the
     same for a capture without applied_transform."""
     sh_degree: Literal[0, 3] = 0
-    """Most viewers read files of degree 0. 3: with 45 columns of zeros, for 3DGS's own viewer and its load_ply; 3.6 times as large."""
+    """Most viewers read files of degree 0. 3: with 45 columns of zeros, 3.6 times as large, for 3DGS's own viewer and load_ply."""
     refine_steps: int | None = None
     """Steps of gsplat's training afterwards; by default 2000 on a GPU and none without. Not tested on one; what is no better
     is not taken."""

@@ -11,6 +11,7 @@ from spinnerf_ns.files import read_image
 from spinnerf_ns.scene.camera_path import most_unseen_near_middle
 from spinnerf_ns.scene.capture import Capture
 from spinnerf_ns.scene.view import View
+from spinnerf_ns.scene.workspace import Workspace
 
 
 def reference_candidates(capture: Capture, views: Sequence[View], wanted: str | None) -> list[int]:
@@ -30,6 +31,13 @@ def reference_candidates(capture: Capture, views: Sequence[View], wanted: str | 
             "name another with --reference-view, or none"
         )
     return named
+
+
+def check_reference(capture: Capture, workspace: Workspace, wanted: str | None) -> None:
+    """Raises SpinnerfError for a reference view that the export would refuse; asked before anything that takes long."""
+    if wanted is not None:
+        object_free = set(workspace.object_free)
+        reference_candidates(capture, [view for view in capture.views if view.photo not in object_free], wanted)
 
 
 def choose_reference(views: Sequence[View], candidates: Sequence[int], unseen: Sequence[BoolMask]) -> int | None:

@@ -7,6 +7,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from spinnerf_ns.cli import main
 from spinnerf_ns.errors import SpinnerfError
@@ -134,3 +135,21 @@ def test_a_run_that_is_absent_is_one_line(tmp_path, capsys) -> None:
         main(["evaluate", "--load-config", str(tmp_path / "config.yml")])
     error = capsys.readouterr().err.strip()
     assert "ns-train" in error and "\n" not in error
+
+
+def test_a_capture_that_was_renamed_with_its_runs_is_measured_by_the_same_command(twin, inpaint_run, tmp_path) -> None:
+    """What config.yml names is another place by then."""
+    import shutil
+
+    runs = inpaint_run.parents[3]
+    scene = shutil.copytree(twin.root, tmp_path / "a scene [2]")
+    shutil.copytree(runs, tmp_path / "runs")
+    config = tmp_path / "runs" / inpaint_run.relative_to(runs)
+    named = yaml.load(config.read_text(), Loader=yaml.Loader)
+    named.output_dir, named.data = tmp_path / "runs", tmp_path / "before/spinnerf/removed"
+    named.pipeline.datamanager.data = named.data
+    config.write_text(yaml.dump(named))
+    with pytest.raises(SpinnerfError, match="is not at .*before/spinnerf/removed any more; say where it is: ns-spinnerf evaluate"):
+        evaluate_run(config)
+    found = evaluate_run(config, data=scene / "spinnerf/removed").measured.figures
+    assert found["psnr_mask"] == pytest.approx(evaluate_run(inpaint_run).measured.figures["psnr_mask"])

@@ -5,17 +5,20 @@ from __future__ import annotations
 from copy import deepcopy
 
 import numpy as np
+import pytest
 import torch
 
 from spinnerf_ns.files import load_object_mask, save_object_mask
 from spinnerf_ns.method_configs.spinnerf_inpaint_lite import spinnerf_inpaint_lite
 from spinnerf_ns.method_configs.spinnerf_seg_lite import spinnerf_seg_lite
 from spinnerf_ns.nerf.base_model import SpinnerfModel
+from spinnerf_ns.nerf.data.datamanager import SpinnerfDataManagerConfig
 from spinnerf_ns.nerf.data.pixel_samplers import RayLayout
 from spinnerf_ns.nerf.inpaint_model import SpinnerfInpaintModelConfig
 from spinnerf_ns.nerf.metrics import evaluate_pair, evaluate_partly_true
 from tests.nerf.conftest import build
 from tests.removal.test_valid import PINK, export, twin  # noqa: F401  a fixture
+from tests.scene.captures import SIZE, make_capture
 
 
 def is_pink(batch: dict, rays: slice) -> torch.Tensor:
@@ -75,3 +78,14 @@ def test_figures_leave_it_out() -> None:
     partly = evaluate_partly_true(render, spoilt, mask, ~mask, valid_mask=valid)
     assert np.isclose(partly["mse_outside"], expected["mse_outside"]) and "mse_mask" not in partly
     assert evaluate_pair(render, truth, mask, valid_mask=np.zeros((40, 50), bool)) == {}
+
+
+@pytest.mark.parametrize("off", [(-1, 0), (0, 1), (1, -1)])
+def test_a_camera_one_pixel_off_gives_a_step_its_rays(tmp_path, off) -> None:
+    """Mip-NeRF 360's images_4: photos rounded up, the camera down."""
+    root = make_capture(tmp_path / "scene", 6, w=SIZE[0] + off[0], h=SIZE[1] + off[1])
+    manager = SpinnerfDataManagerConfig(data=root, sparse_num_rays=0, train_num_rays_per_batch=4000).setup(device="cpu")
+    bundle, batch = manager.next_train(0)
+    assert bundle.origins.shape == batch["image"].shape == (4000, 3)
+    rows, columns = batch["indices"][:, 1], batch["indices"][:, 2]
+    assert int(rows.max()) == SIZE[1] - 1 and int(columns.max()) == SIZE[0] - 1

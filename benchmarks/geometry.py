@@ -3,6 +3,9 @@
     python benchmarks/geometry.py points SCENE ...             own points: how many, how exact, how long; 30, 60, 120 photos
     python benchmarks/geometry.py frames SCENE ...             whether points of another frame are found out
     python benchmarks/geometry.py masks SCENE ... [options]    tracked and refined masks, with points, without, sabotaged
+    python benchmarks/geometry.py stereo SCENE ...             dense depth: how much, how exact, how long
+    python benchmarks/geometry.py tracking SCENE ...           masks of all photos from a box in one
+    python benchmarks/geometry.py fields SCENE ... [options]   fields with and without measured depth
 
 SCENE is a folder in the layout of `ns-spinnerf demo --keep`: transforms.json, twin.json and truth/. Results are printed as rows of
 a table.
@@ -19,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from geometry_depth import FieldsBenchmark, StereoBenchmark, TrackingBenchmark, true_depth
 
 from spinnerf_ns.files import load_object_mask, save_object_mask
 from spinnerf_ns.scene.cameras import project
@@ -87,7 +91,7 @@ def _depth_within(scene: Path, views: list[View], points: SparsePoints) -> tuple
     for view in views:
         own = points.seen.photo == points.seen.photos.index(view.photo)
         z = project(view, points.positions[points.seen.point[own]])[1]
-        truth = true_depth(scene, view)
+        truth = true_depth(scene, view.photo)
         if truth is None:
             return None
         at = np.clip(np.floor(points.seen.xy[own]).astype(int), 0, [view.width - 1, view.height - 1])
@@ -95,15 +99,6 @@ def _depth_within(scene: Path, views: list[View], points: SparsePoints) -> tuple
         errors.append(np.where(true > 0, np.abs(z / np.maximum(true, 1e-9) - 1), np.inf))
     error = np.concatenate(errors)
     return float((error < 0.01).mean()), float((error < 0.03).mean())
-
-
-def true_depth(scene: Path, view: View, kind: str = "depths_with_object") -> np.ndarray | None:
-    """(H, W) planar depth in world units of a rendered capture, 0 = sky; None where there is none."""
-    file = scene / "truth" / kind / f"{view.photo}.npy"
-    if not file.is_file():
-        return None
-    depth = np.load(file)
-    return depth.astype(np.float64) * (1e-3 if depth.dtype == np.float16 else 1.0)
 
 
 # ------------------------------------------------------------------------------------------------------------------ frames
@@ -298,7 +293,10 @@ def _keep(path: Path, pipeline, truth: dict[str, np.ndarray]) -> None:
 
 def main() -> None:
     """One sub-command per subject."""
-    subjects = {"points": PointsBenchmark, "frames": FramesBenchmark, "masks": MasksBenchmark}
+    subjects = {
+        "points": PointsBenchmark, "frames": FramesBenchmark, "masks": MasksBenchmark,
+        "stereo": StereoBenchmark, "tracking": TrackingBenchmark, "fields": FieldsBenchmark,
+    }  # fmt: skip
     if len(sys.argv) < 2 or sys.argv[1] not in subjects:
         sys.exit(__doc__)
     tyro.cli(subjects[sys.argv[1]], args=sys.argv[2:]).run()

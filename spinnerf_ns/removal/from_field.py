@@ -45,7 +45,8 @@ def export_field(model: SpinnerfSegModel, manager: SpinnerfSegDataManager, check
     steps = background_steps(config.background_steps, int(checkpoint.stem.removeprefix("step-")) + 1)
     if steps > 0:
         fit = partial(fit_what_stays, model, manager, steps, config)
-        background_stage(manager.capture, manager.workspace, fit, config, {"steps": steps})
+        made_by = {"steps": steps, "stereo": manager.stereo_disparity is not None}
+        background_stage(manager.capture, manager.workspace, fit, config, made_by)
     return export_removed(manager.capture, manager.workspace, config)
 
 

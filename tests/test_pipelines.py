@@ -413,9 +413,9 @@ def test_export_killed_midway_leaves_nothing_finished_and_resumes(scene, seg_run
 
     plain = OpenCVInpainter.inpaint
 
-    def counted(self, images, regions, photos=None):
-        resumed.extend(photos or [None])
-        return plain(self, images, regions, photos)
+    def counted(self, image, region, photo=None):
+        resumed.append(photo)
+        return plain(self, image, region, photo)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OpenCVInpainter, "inpaint", counted)

@@ -117,6 +117,15 @@ def has_alpha(path: Path | str) -> bool:
         return False
 
 
+def is_plain(path: Path | str) -> bool:
+    """Whether a photo is 8-bit RGB without alpha, which every program decodes alike: not a palette, CMYK, grey or 16 bits."""
+    try:
+        with PilImage.open(path) as picture:
+            return picture.mode == "RGB" and not _has_alpha(picture)
+    except (OSError, SyntaxError, PilImage.DecompressionBombError):
+        return False
+
+
 def _open(path: Path | str, what: str) -> PilImage.Image:
     """A picture, decoded fully."""
     path = Path(path)

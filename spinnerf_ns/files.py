@@ -36,7 +36,7 @@ def load_object_mask(path: Path | str, shape: tuple[int, int] | None = None, obj
     if decoded.is_id_map and object_id is None:
         raise SpinnerfError(
             f"{path}: holds several things, the ids {decoded.named()}, and one object's mask was expected; "
-            "say which is meant: --mask-id ID"
+            "say which is meant: --mask-id ID (of ns-spinnerf segment), or write it in black and white"
         )
     return scaled_mask(decoded.object_mask() if object_id is None else decoded.where(object_id), shape, path)
 

@@ -2,6 +2,8 @@
 
     transforms.json          inpainted photos, depth_file_path, no mask_path; explicit train, val and test file names
     transforms_masked.json   the original photos with mask_path = valid_masks: the masked-NeRF baseline
+    originals/<photo>.png    where some original is not plain RGB (a palette, CMYK, 16 bits, alpha): all, as they are decoded here;
+                             transforms_masked.json names these then, since nerfstudio would see other colours
     masks/<photo>.png        the capture's own masks and transparent pixels, if it has any: then transforms.json has mask_path, too
     images/<photo>.png       lossless; pixels outside the object mask are the original photo's
     depths/<photo>.npy       see below
@@ -31,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spinnerf_ns.conventions import INVENTED, OBJECT, OBSERVED, SEEN_ELSEWHERE, BoolMask, Image
+from spinnerf_ns.decoding import is_plain
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import (
     atomic_path,
@@ -53,6 +56,8 @@ TRANSFORMS = "transforms.json"
 TRANSFORMS_MASKED = "transforms_masked.json"
 POINTS = "sparse_pc.ply"
 COLMAP = "colmap"
+
+ORIGINALS = "originals"
 
 PROVENANCE = "provenance"
 """Folder of pictures that say where each pixel comes from; for people, and read by nothing that trains."""
@@ -113,6 +118,7 @@ class RemovedWriter:
         self.folder = Path(folder)
         self.object_free = frozenset(capture.view(photo).photo for photo in object_free)
         self.has_masks = any(view.has_mask for view in capture.views)
+        self._decodes = not all(is_plain(view.path) for view in capture.views)
 
     def write(self, view: RemovedView) -> None:
         """Writes a photo's files, each atomically.
@@ -199,7 +205,12 @@ class RemovedWriter:
         return self.folder / _name(kind, view)
 
     def _original(self, view: View) -> str:
-        """The original photo, relative to the folder where that is possible."""
+        """The original photo, relative to the folder where that is possible, or its decoded copy."""
+        if self._decodes:
+            name = f"{ORIGINALS}/{view.photo}.png"
+            if not (self.folder / name).is_file():
+                write_png(self.folder / name, view.read_image())
+            return name
         # The parent's real path: ".." after a symbolic link leads elsewhere than it reads.
         photo = os.path.join(os.path.realpath(view.path.parent), view.path.name)
         return _relative(photo, self.folder)

@@ -167,6 +167,16 @@ def test_masks_of_test_photos_with_names_of_their_own_are_paired_in_order(tmp_pa
     assert "the 12 masks of test_label/ have other names" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_label_of_two_things_is_refused_and_nothing_is_written(tmp_path):
+    """Which one is the object nobody can tell; both together are another mask."""
+    two = np.zeros((15, 22), np.uint8)
+    two[2:9, 2:9], two[2:9, 12:20] = 1, 2
+    scene = write_scene(tmp_path / "scene", names_of(4), labels={"photo_001.png": two})
+    with pytest.raises(SpinnerfError, match="photo_001.png: holds several things.*black and white"):
+        convert_llff(scene, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scene"]
+
+
 def test_label_of_another_shape_is_refused(tmp_path):
     scene = write_scene(tmp_path / "scene", names_of(2), labels={"photo_000.png": np.zeros((22, 15), np.uint8)})
     with pytest.raises(SpinnerfError, match="photo_000.png is 15x22.*22x15"):

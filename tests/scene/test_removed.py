@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.datasets.depth_dataset import DepthDataset
+from PIL import Image
 
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_depth, load_object_mask, read_image
@@ -82,7 +82,7 @@ def test_provenance_says_where_each_pixel_comes_from(tmp_path):
     writer = RemovedWriter(capture, tmp_path / "removed", [])
     written = removed_view(capture.views[0])
     writer.write(written)
-    with PIL.Image.open(tmp_path / "removed" / "provenance" / f"{written.photo}.png") as stored:
+    with Image.open(tmp_path / "removed" / "provenance" / f"{written.photo}.png") as stored:
         expected = np.where(written.unseen_mask, 255, np.where(written.object_mask, 128, 0))
         np.testing.assert_array_equal(np.array(stored), expected)
 
@@ -143,6 +143,30 @@ def test_the_masked_baseline_is_the_originals_with_valid_masks(door):
     assert dataset.image_filenames[1].resolve() == view.path.resolve()
     assert np.array_equal((item["image"] * 255).round().numpy().astype(np.uint8), view.read_image())
     assert np.array_equal(item["mask"][..., 0].numpy(), ~removed_view(view).object_mask)
+
+
+@pytest.mark.parametrize("kind", ["P", "CMYK", "LA", "RGBA", "I;16"])
+def test_stock_methods_see_the_same_originals_whatever_their_format(tmp_path, kind):
+    """nerfstudio would take a palette's numbers for colours, and more channels than three."""
+    names = ["images/a.png", "images/b.jpg" if kind == "CMYK" else "images/b.png", *(f"images/c{i}.png" for i in range(4))]
+    scene = make_capture(tmp_path / "scene", names)
+    photo = Image.open(scene / names[1]).convert("RGB")
+    alpha = Image.fromarray(np.tile(np.uint8([0, 255]), (30, 20)))
+    odd = {
+        "P": lambda: photo.quantize(16), "CMYK": lambda: photo.convert("CMYK"),
+        "LA": lambda: Image.merge("LA", [photo.convert("L"), alpha]), "RGBA": lambda: Image.merge("RGBA", [*photo.split(), alpha]),
+        "I;16": lambda: Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257),
+    }[kind]()  # fmt: skip
+    odd.save(scene / names[1])
+    capture = load_capture(scene)
+    removed = write_removed(capture, scene / "spinnerf/removed")
+    for split in ("train", "val"):
+        dataset = InputDataset(parse(removed / "transforms_masked.json", split))
+        for index, path in enumerate(dataset.image_filenames):
+            view, item = capture.view(path.stem), dataset[index]
+            assert np.array_equal((item["image"] * 255).round().numpy().astype(np.uint8), view.read_image())
+            assert np.array_equal(item["mask"][..., 0].numpy(), ~removed_view(view).object_mask & view.valid_mask())
+    assert load_capture(removed / "transforms_masked.json").photos == capture.photos
 
 
 def test_the_points_are_its_own(door):

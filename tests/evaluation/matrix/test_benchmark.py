@@ -27,8 +27,13 @@ from tests.nerf.conftest import no_network
 
 
 # ---------------------------------------------------------------------------------------------------------------- scenes
-def _published(folder: Path, photos: int = 100) -> None:
-    """A SPIn-NeRF scene as it is published, with tiny photos: the first 40 show no object."""
+def _published(folder: Path, photos: int = 100, test_labels: tuple[str, tuple[int, int]] | None = None) -> None:
+    """A SPIn-NeRF scene as it is published, with tiny photos: the first 40 show no object.
+
+    Args:
+        test_labels: how masks of all of these are called, by number from 1, and their (height, width); by default every second has
+            one, called as its photo and of its size.
+    """
     table = np.zeros((photos, 17))
     for row in range(photos):
         matrix = np.zeros((3, 5))
@@ -37,7 +42,11 @@ def _published(folder: Path, photos: int = 100) -> None:
         matrix[:, 4] = (96, 128, 100)
         table[row] = [*matrix.ravel(), 1.0, 10.0]
         write_png(folder / "images_4" / f"photo_{row:03d}.png", np.full((24, 32, 3), row, np.uint8))
-        if row % 2:  # not every photo is labelled
+        if test_labels is not None and row < 40:
+            mask = np.zeros(test_labels[1], dtype=bool)
+            mask[8:16, 10 : 11 + row % 20] = True
+            save_object_mask(folder / "images_4/test_label" / test_labels[0].format(row + 1), mask)
+        elif row % 2:  # not every photo is labelled
             mask = np.zeros((24, 32), dtype=bool)
             mask[8:16, 10:20] = True
             kind = "test_label" if row < 40 else "label"
@@ -56,6 +65,20 @@ def test_a_published_scene_is_converted_by_its_protocol(tmp_path) -> None:
     assert all(each.object_free and each.photo is not None for each in known)
     assert scene.prompt.mask_path is not None and load_object_mask(scene.prompt.mask_path).sum() == 80
     assert scene.prompt.view not in scene.object_free
+
+
+def test_test_masks_of_other_names_and_a_few_rows_more_are_paired_in_order(tmp_path) -> None:
+    """As the published test_label/ are: numbered by themselves, and not all of the photos' size."""
+    _published(tmp_path / "book", test_labels=("out{}.png", (48, 64)))
+    for index in (3, 20):  # a row more at twice the size: half a row of the photo's
+        path = tmp_path / f"book/images_4/test_label/out{index}.png"
+        mask = load_object_mask(path)
+        save_object_mask(path, np.pad(mask, [(0, 1), (0, 0)]))
+    scene = prepare_scene(find_scenes([str(tmp_path / "book")])[0], tmp_path / "out", "key")
+    known = scene.known()
+    assert len(known) == 40 and all(each.object_mask.shape == (24, 32) for each in known)
+    areas = np.array([each.object_mask.sum() for each in known])
+    assert np.abs(areas - [2 * (1 + row % 20) for row in range(40)]).max() <= 2
 
 
 def test_all_ten_scenes_come_from_their_folder_and_a_missing_one_is_named(tmp_path) -> None:

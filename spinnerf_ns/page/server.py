@@ -331,6 +331,7 @@ class Server:
         token = None if is_loopback(host) and token is None else token or secrets.token_urlsafe(18)
         self.page = Page(session, TrackingJob(session), RemovalJob(session, removal_arguments or []), token)
         self.sockets, self.port = _bound(host, port)
+        self.page.tracking.compare()
 
     @property
     def address(self) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from spinnerf_ns.conventions import BoolMask
@@ -57,6 +59,24 @@ class TrackingJob:
         """Ends it after the photo that is worked on; masks that were found stay."""
         self._stop.set()
 
+    def compare(self) -> None:
+        """Compares masks that the command line tracked, in the background: nobody has yet."""
+        session = self.session
+        unknown = [
+            name
+            for name, entry in session.store.tracked.items()
+            if not session.stale(name) and not any((one or {}).get("agreement") for one in entry["photos"].values())
+        ]
+
+        def run() -> None:
+            with contextlib.suppress(SpinnerfError):  # a mask that cannot be read is said where it is shown
+                for name in unknown:
+                    self._compare(name, {view.photo: session.mask(name, view.photo) for view in session.views})
+                    session.tell()
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+
     def wait(self, seconds: float | None = None) -> None:
         """Until it has ended."""
         if self._thread is not None:
@@ -98,12 +118,18 @@ class TrackingJob:
         for name in names:
             self._state.update(what=f"{name}: comparing the photos")
             session.tell()
-            agrees, solid = agreement(session.views, tracked[name])
             with session.lock:
-                self.solids[name] = solid
                 for photo, object_mask in tracked[name].items():
                     if photo not in sources[name]:  # what was pointed at stays what it was tracked as, for undo
                         session.store.set_tracked(name, photo, object_mask)
-                    session.store.set_agreement(name, photo, agrees.get(photo))
                 session.store.tracked[name]["from"] = keys[name]
-                session.store.save()
+            self._compare(name, tracked[name])
+
+    def _compare(self, name: str, masks: Mapping[str, BoolMask | None]) -> None:
+        """Keeps how well each photo's mask agrees with all others'."""
+        agrees, solid = agreement(self.session.views, masks)
+        with self.session.lock:
+            self.solids[name] = solid
+            for photo in masks:
+                self.session.store.set_agreement(name, photo, agrees.get(photo))
+            self.session.store.save()

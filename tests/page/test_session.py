@@ -168,6 +168,26 @@ def test_starts_from_what_the_command_line_made(make_session, photos, capture, w
     assert [one["name"] for one in make_session().state()["objects"]] == ["lamp"]  # the command line came later
 
 
+def test_masks_of_the_command_line_are_compared(make_session, photos, capture, workspace, twin) -> None:
+    path = "images/{}.png".format
+    masks = {photo: load_object_mask(twin.truth(path(photo), "object_masks")) for photo in photos}
+
+    class True_(Shift):
+        def track(self, images, source_masks, progress=None):
+            return [np.roll(masks[photo], 60, axis=1) if photo == photos[4] else masks[photo] for photo in photos]
+
+    rows, columns = np.nonzero(masks[photos[1]])
+    box = (float(columns.min()), float(rows.min()), float(columns.max()), float(rows.max()))
+    segment_capture(capture, workspace, [Prompt(photos[1], box=box)], Paints(), True_())
+    session = make_session()
+    job = TrackingJob(session)
+    job.compare()
+    job.wait(20)
+    found = {photo: entry["agreement"] for photo, entry in session.state()["masks"]["object"].items()}
+    assert min(found, key=found.__getitem__) == photos[4] and len(job.solids["object"].points)
+    assert not session.stale("object") and session.state()["saved"]
+
+
 def test_objects_forgotten_and_brought_back(make_session, photos) -> None:
     session = make_session()
     session.box("object", photos[1], 40, 30, 60, 50)

@@ -16,6 +16,7 @@ Without a box, a first pass over the whole photo finds roughly what the clicks m
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -168,15 +169,19 @@ class GrabCutSegmenter:
         click = window.discs(Prompt("", (prompt.points[-1],), (label,)), label, self.click_radius)
         others = window.discs(prompt, BACKGROUND_LABEL if label == OBJECT_LABEL else OBJECT_LABEL, self.click_radius)
         adds = label == OBJECT_LABEL
-        part = window.to_photo(part_of_click(window.lab, ~now if adds else now, click, others, self.smoothness, adds))
-        local = clean_components(found | part, least_part=0.0) if adds else found & ~part
-        # All clicks at once know more of colours, and sometimes take something else altogether: the edges decide.
+        def local() -> BoolMask:
+            part = window.to_photo(part_of_click(window.lab, ~now if adds else now, click, others, self.smoothness, adds))
+            return clean_components(found | part, least_part=0.0) if adds else found & ~part
+
         if prompt.mask_path is not None:
-            return local
-        anew = self._from_box(image, prompt) if prompt.box is not None else self._from_clicks(image, prompt)
-        if not all(says(anew, x, y) == (label == OBJECT_LABEL) for (x, y), label in zip(prompt.points, prompt.labels, strict=True)):
-            return local
-        return max(local, anew, key=lambda mask: on_edges(window.lab, window.warp(mask)))
+            return local()
+        # All clicks at once know more of colours, and sometimes take something else altogether: the edges decide.
+        with ThreadPoolExecutor(1) as pool:  # somebody waits for it: both at a time
+            later = pool.submit(self._from_clicks if prompt.box is None else self._from_box, image, prompt)
+            changed, anew = local(), later.result()
+        if not all(says(anew, *at) == (label == OBJECT_LABEL) for at, label in zip(prompt.points, prompt.labels, strict=True)):
+            return changed
+        return max(changed, anew, key=lambda mask: on_edges(window.lab, window.warp(mask)))
 
     # ------------------------------------------------------------------------------------------------------------ passes
     def _rough_look(self, image: Image, prompt: Prompt, box: Box) -> BoolMask:

@@ -28,7 +28,7 @@ from spinnerf_ns.page.tracking import TrackingJob
 from spinnerf_ns.scene.capture import load_capture
 from spinnerf_ns.scene.workspace import Workspace
 from spinnerf_ns.segmentation.segmenters.grabcut import GrabCutSegmenter
-from spinnerf_ns.segmentation.trackers.flow import FlowTracker
+from spinnerf_ns.segmentation.trackers.geometry import GeometryTracker
 
 CLICKS = 20
 """Clicks that are timed."""
@@ -55,7 +55,7 @@ def opened(data: Path, folder: Path) -> Session:
     if (data / "twin.json").is_file():
         free = json.loads((data / "twin.json").read_text())["object_free"]
         workspace.set_object_free([capture.view(photo).photo for photo in free])
-    return Session(capture, workspace, GrabCutSegmenter(), FlowTracker())
+    return Session(capture, workspace, GrabCutSegmenter(), GeometryTracker())
 
 
 def latency(session: Session, track: bool) -> None:
@@ -94,11 +94,13 @@ def latency(session: Session, track: bool) -> None:
         session.clear("object", photo)
     view = views[len(views) // 2]
     session.box("object", view.photo, 0.3 * view.width, 0.3 * view.height, 0.7 * view.width, 0.7 * view.height)
-    start = time.perf_counter()
-    ask("/api/act", {"do": "track"})
-    while server.page.tracking.state()["running"]:
-        time.sleep(0.1)
-    print(f"track of {len(views)} photos: {time.perf_counter() - start:.0f} s {server.page.tracking.state()['error'] or ''}")
+    for what in ("depth, measured once, and track", "track"):
+        start = time.perf_counter()
+        ask("/api/act", {"do": "track"})
+        while server.page.tracking.state()["running"]:
+            time.sleep(0.1)
+        seconds, error = time.perf_counter() - start, server.page.tracking.state()["error"] or ""
+        print(f"{what} of {len(views)} photos by {session.tracker.name}: {seconds:.0f} s {error}")
 
 
 def clicks(session: Session, data: Path) -> None:

@@ -38,9 +38,11 @@ def open_page(
     opened = Workspace.open(data, workspace)
     recorded = opened.read_manifest()["stages"].get(TRACK_STAGE, {}).get("parameters", {})
     made = [
-        choose(registry, one, recorded=(recorded.get(registry.kind) or {}).get("name")) if isinstance(one, str) else one
-        for registry, one in ((SEGMENTERS, segmenter), (TRACKERS, tracker))
-    ]
+        choose(registry, one, recorded=(recorded.get(registry.kind) or {}).get("name"), embedded=embedded)
+        if isinstance(one, str)
+        else one
+        for registry, one, embedded in ((SEGMENTERS, segmenter, None), (TRACKERS, tracker, lambda: "geometry"))
+    ]  # depth is measured when it is tracked, and the session goes on without where it can't be had
     # Nobody waits for depth before a page opens, unless this tracker was asked for or made the masks that are there.
     give_depth(made[1], capture, opened, views_with_object(capture, opened))
     if removal_arguments is None:

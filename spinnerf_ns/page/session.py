@@ -27,9 +27,11 @@ from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import Workspace
 from spinnerf_ns.segmentation.prompts import DEFAULT_OBJECT, Prompt, Stroke
 from spinnerf_ns.segmentation.prompts_file import load_prompts
-from spinnerf_ns.segmentation.segment import EMBEDDINGS, OBJECTS, segment_capture, views_with_object
+from spinnerf_ns.segmentation.segment import EMBEDDINGS, OBJECTS, give_depth, segment_capture, views_with_object
 from spinnerf_ns.segmentation.sources import LARGEST_PART, ObjectMasks, prompt_mask
+from spinnerf_ns.segmentation.trackers import TRACKERS
 from spinnerf_ns.segmentation.tracking import Tracked
+from spinnerf_ns.stereo.maps import stereo_if_possible
 
 KEPT_MASKS = 256
 """Masks of prompts kept in memory: undo shows them at once."""
@@ -319,6 +321,19 @@ class Session(Objects):
                 raise SpinnerfError(f"object '{one.object}' has an empty mask in photo '{one.view}'; correct it or clear it")
             masks.setdefault(one.object, {})[one.view] = mask
         return masks
+
+    def tracker_with_depth(self, progress: Callable[[int, int], None] | None = None) -> Any:
+        """The tracker; one that carries masks by depth has it, measured once, or is replaced by one that needs none.
+
+        Args:
+            progress: called with steps of the measuring done and steps in all; may raise.
+        """
+        if hasattr(self.tracker, "place"):
+            if stereo_if_possible(self.capture, self.workspace, progress):
+                give_depth(self.tracker, self.capture, self.workspace, self.views)
+            else:
+                self.tracker = TRACKERS.create("flow")
+        return self.tracker
 
     def save(self) -> list[str]:
         """Writes prompts.json, objects/ and masks_2d/, as `ns-spinnerf segment` would.

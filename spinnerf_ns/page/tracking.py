@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from spinnerf_ns.conventions import BoolMask
@@ -114,7 +115,8 @@ class TrackingJob:
                 with session.lock:
                     session.store.set_tracked(name, photo, object_mask)
 
-        tracked = track_objects(session.views, sources, session.tracker, progress, found)
+        tracker = session.tracker_with_depth(partial(progress, "measuring depth, once for a capture"))
+        tracked = track_objects(session.views, sources, tracker, progress, found)
         for name in names:
             self._state.update(what=f"{name}: comparing the photos")
             session.tell()

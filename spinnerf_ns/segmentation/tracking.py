@@ -53,14 +53,13 @@ def track_objects(
     readers = [view.read_image for view in views]
     at_once = len(open_objects) > 1 and hasattr(tracker, "track_objects")
     total = len(views) * (1 if at_once else len(open_objects))
-    done = 0
+    done: set[tuple[str, int]] = set()
 
     def follow(names: Sequence[str]) -> Callable[[int], None]:
         def advance(index: int) -> None:
-            nonlocal done
-            done += 1
+            done.add((names[0], index))  # a tracker may look at photos again
             if progress is not None:
-                progress(", ".join(names), done, total)
+                progress(", ".join(names), len(done), total)
 
         if found is not None and hasattr(tracker, "found"):
             name = names[0]  # trackers that follow several at once cannot tell

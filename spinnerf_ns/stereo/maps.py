@@ -73,6 +73,7 @@ def stereo_of(
     points: SparsePoints | None = None,
     overwrite: bool = True,
     most_seconds: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> bool:
     """Measures the depth of all photos that show the object; does nothing where that is done.
 
@@ -83,6 +84,7 @@ def stereo_of(
         points: sparse points, which say how far content lies; without them that is found from the poses.
         overwrite: whether depth that was measured otherwise is replaced.
         most_seconds: how long it may take; where the first photos say that it would take longer, it is left, with a line.
+        progress: called with steps done and steps in all. What it raises goes through, and the next call goes on from there.
 
     Returns:
         Whether there is any: not with fewer than three photos, where no two show the same, or where it would take too long.
@@ -106,7 +108,7 @@ def stereo_of(
         with workspace.stage(STAGE, parameters, pictures(views), [workspace.stereo], overwrite, capture) as stage:
             if not stage.fresh:
                 folder = stage.folder(workspace.stereo)
-                _Run(views, options, parameters["depth"], folder, most_seconds).make(stage)
+                _Run(views, options, parameters["depth"], folder, most_seconds, progress).make(stage)
                 shutil.rmtree(folder / RAW, ignore_errors=True)
     except _TooLong as error:
         say(f"Dense depth of {len(views)} photos would take {error.args[0] / 60:.0f} minutes here; it is left out")
@@ -114,10 +116,10 @@ def stereo_of(
     return has_stereo(workspace)
 
 
-def stereo_if_possible(capture: Capture, workspace: Workspace) -> bool:
+def stereo_if_possible(capture: Capture, workspace: Workspace, progress: Callable[[int, int], None] | None = None) -> bool:
     """`stereo_of` for what can do without: it takes at most `MOST_SECONDS`, and whatever is in its way is said in one line."""
     try:
-        return stereo_of(capture, workspace, most_seconds=MOST_SECONDS)
+        return stereo_of(capture, workspace, most_seconds=MOST_SECONDS, progress=progress)
     except (SpinnerfError, OSError) as error:
         say(f"Dense depth can't be measured, and is left out: {error}")
         return False
@@ -174,9 +176,10 @@ class _Run:
     """One run over all photos: first each one's own depth, then what they say of each other's."""
 
     def __init__(
-        self, views: Sequence[View], options: StereoOptions, depth: float | None, folder: Path, most_seconds: float | None = None
-    ) -> None:
-        self.views, self.options, self.folder, self.most_seconds = views, options, folder, most_seconds
+        self, views: Sequence[View], options: StereoOptions, depth: float | None, folder: Path, most_seconds: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.views, self.options, self.folder, self.most_seconds, self.progress = views, options, folder, most_seconds, progress
         self.cameras: list[Pinhole] = [pinhole(view, options.width) for view in views]
         self._greys: _Kept[Floats] = _Kept(lambda index: read_grey(views[index], self.cameras[index])[0])
         self._planes: _Kept[Floats] = _Kept(self._measured)
@@ -190,10 +193,16 @@ class _Run:
         left = [index for index, view in enumerate(self.views) if not stage.done(view.photo)]
         with Progress(console=CONSOLE, transient=True) as bar:
             task = bar.add_task("Measuring depth", total=2 * len(left))
+
+            def advance() -> None:
+                bar.advance(task)
+                if self.progress is not None:
+                    self.progress(int(bar.tasks[0].completed), 2 * len(left))
+
             open_ones = [index for index in left if not self._raw(index).is_file()]
             for index in left:
                 self._planes(index)
-                bar.advance(task)
+                advance()
                 if index in open_ones[:1]:
                     start = time.monotonic()  # the first one also reads its neighbours and loads the kernel
                 elif index in open_ones[TIMED : TIMED + 1] and self.most_seconds is not None:
@@ -202,7 +211,7 @@ class _Run:
                         raise _TooLong(seconds)
             for index in left:
                 stage.record(self.views[index].photo, **self._finish(index))
-                bar.advance(task)
+                advance()
 
     def _raw(self, index: int) -> Path:
         return self.folder / RAW / f"{self.views[index].photo}.npy"

@@ -30,9 +30,9 @@ SERVE = """
 import sys
 from pathlib import Path
 from spinnerf_ns.page.open import open_page
-from spinnerf_ns.segmentation.trackers.flow import FlowTracker
+from spinnerf_ns.segmentation.trackers.geometry import GeometryTracker
 from tests.page.conftest import Shift
-tracker = Shift(float(sys.argv[4])) if float(sys.argv[4]) else FlowTracker()
+tracker = Shift(float(sys.argv[4])) if float(sys.argv[4]) else GeometryTracker()
 server = open_page(Path(sys.argv[1]), Path(sys.argv[2]), "grabcut", tracker, port=int(sys.argv[3]), removal_arguments=sys.argv[5:])
 print(server.address, flush=True)
 server.serve()

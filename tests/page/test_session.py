@@ -220,6 +220,35 @@ def test_stopped_tracking_keeps_what_was_found(make_session, photos) -> None:
     assert not make_session().state()["interrupted"]
 
 
+@pytest.mark.parametrize("possible", [True, False])
+def test_depth_is_measured_once_for_a_tracker_that_carries_masks_by_it(make_session, photos, monkeypatch, possible) -> None:
+    from spinnerf_ns.page import session as module
+
+    class Carries(Shift):
+        name = "carries"
+        placed = None
+
+        def place(self, views, depth):
+            self.placed = len(views)
+
+    asked: list[str] = []
+
+    def stereo(capture, workspace, progress=None):
+        progress(3, 12)
+        asked.append(job.state()["what"])
+        return possible
+
+    monkeypatch.setattr(module, "stereo_if_possible", stereo)
+    monkeypatch.setattr(module, "give_depth", lambda tracker, capture, workspace, views: tracker.place(views, None))
+    session = make_session(tracker=Carries())
+    session.box("object", photos[0], 40, 30, 60, 50)
+    job = TrackingJob(session)
+    job.start()
+    job.wait(20)
+    assert asked == ["measuring depth, once for a capture"] and len(session.state()["masks"]["object"]) == len(photos)
+    assert (session.tracker.name, getattr(session.tracker, "placed", None)) == (("carries", 6) if possible else ("flow", None))
+
+
 def test_a_tracker_that_fails_is_said(make_session, photos) -> None:
     class Broken(Shift):
         def track(self, *arguments):

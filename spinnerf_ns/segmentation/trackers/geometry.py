@@ -109,13 +109,17 @@ class GeometryTracker:
         for index in sorted(source_masks):
             run.report(index, progress)
         run.spread(progress)
-        return self._checked(images, source_masks, run.masks) if self.checked else run.masks
+        return self._checked(images, source_masks, run.masks, progress) if self.checked else run.masks
 
     def _checked(
-        self, images: Sequence[Callable[[], Image]], source_masks: dict[int, BoolMask], masks: list[BoolMask | None]
+        self,
+        images: Sequence[Callable[[], Image]],
+        source_masks: dict[int, BoolMask],
+        masks: list[BoolMask | None],
+        progress: Callable[[int], None] | None,
     ) -> list[BoolMask | None]:
         """Depth may be wrong, or the object stand before what has none: then flow's masks agree better with one another."""
-        taken, by_flow = agreed(self._views, masks, FlowTracker().track(images, source_masks), source_masks)
+        taken, by_flow = agreed(self._views, masks, FlowTracker().track(images, source_masks, progress), source_masks)
         if any(by_flow):
             say(f"tracker geometry: {sum(by_flow)} of {len(masks)} photos take optical flow's mask, which fits those of the others")
         return taken

@@ -169,6 +169,7 @@ class GrabCutSegmenter:
         click = window.discs(Prompt("", (prompt.points[-1],), (label,)), label, self.click_radius)
         others = window.discs(prompt, BACKGROUND_LABEL if label == OBJECT_LABEL else OBJECT_LABEL, self.click_radius)
         adds = label == OBJECT_LABEL
+
         def local() -> BoolMask:
             part = window.to_photo(part_of_click(window.lab, ~now if adds else now, click, others, self.smoothness, adds))
             return clean_components(found | part, least_part=0.0) if adds else found & ~part

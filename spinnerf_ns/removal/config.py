@@ -55,6 +55,9 @@ class ExportConfig:
     carry: bool = True
     """Whether what no photo shows is completed in a few reference photos and carried by depth to all others; off: every photo
     is completed on its own (the release)."""
+    invention: bool = True
+    """Whether what no photo shows is completed at all; off: these pixels and their depth are left out of training (they are
+    grey, and transforms.json has a mask_path without them), so that nothing is in the scene that nobody photographed."""
     fill_from_views: bool = True
     """Whether masked pixels whose background other photos show are filled from there before anything is inpainted."""
     depth_tolerance: float = 0.01

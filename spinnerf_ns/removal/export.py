@@ -17,7 +17,7 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_depth, load_object_mask, save_depth, save_object_mask
 from spinnerf_ns.hints import command, say
 from spinnerf_ns.removal.config import BACKGROUND, ExportConfig
-from spinnerf_ns.removal.invention import Open, choose_references, completed, say_provenance
+from spinnerf_ns.removal.invention import Open, choose_references, completed, left_out, say_provenance
 from spinnerf_ns.removal.layers import ViewLayers
 from spinnerf_ns.removal.plan import Plan, layers_path, object_mask_path, plan_export
 from spinnerf_ns.removal.reference import choose_reference, read_mended
@@ -138,7 +138,7 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
                 f"{workspace.masks_3d}: every mask is empty, so there is nothing to remove; point at the object again: {again}"
             )
         points = points_of(capture, workspace, make=False) or SparsePoints.none()
-        writer = RemovedWriter(capture, stage.folder(workspace.removed), workspace.object_free, points)
+        writer = RemovedWriter(capture, stage.folder(workspace.removed), workspace.object_free, points, config.invention)
         unfinished = [index for index, view in enumerate(plan.views) if not stage.done(view.photo)]
         if unfinished:
             _clean(plan, config, layers, unfinished, writer, stage)
@@ -165,7 +165,7 @@ def _clean(
         photos.append(Open(layer.view, each.image, each.unseen_mask, z, layer.is_source))
 
     rehearsal = None
-    if labels is not None and getattr(plan.inpainter, "by_surface", False):
+    if config.invention and labels is not None and getattr(plan.inpainter, "by_surface", False):
         rehearsal = _rehearsed(layers, planes, plan.inpainter)
         say(str(rehearsal))
     surfaces = labels if rehearsal is not None and rehearsal.winner == BY_SURFACE else None
@@ -176,11 +176,12 @@ def _clean(
     references = []
     if reference is not None:
         if config.fill_from_views:
-            say_provenance(photos, [layer.region for layer in layers])
+            say_provenance(photos, [layer.region for layer in layers], config.invention)
+    if config.invention and reference is not None:
         references = choose_references(photos, reference, draw, mended, config.carry)
     for index in track(unfinished, "Inpainting"):
         layer, photo = layers[index], photos[index]
-        done = completed(references, index, photo, draw, config.carry)
+        done = completed(references, index, photo, draw, config.carry) if config.invention else left_out(photo)
         writer.write(RemovedView(layer.view.photo, done.image, layer.region, photo.to_fill, done.z))
         record: dict[str, Any] = {"region": int(layer.region.sum()), "unseen": int(photo.to_fill.sum())}
         record["carried"] = int((done.source > 0).sum())

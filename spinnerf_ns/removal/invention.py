@@ -36,6 +36,8 @@ MOST_BLEND = 32.0
 """8-bit levels by which blending may move a carried colour: more is no exposure, but another thing on the rim."""
 STEEPEST = 4.0
 """A reference's pixel that would cover more than this many of another photo's pixels per side is seen too flat to be carried."""
+LEFT_OUT = 128
+"""8-bit grey of pixels that are not invented."""
 
 Floats = npt.NDArray[np.float32]
 Draw = Callable[[int, Image, BoolMask], Image]
@@ -160,12 +162,20 @@ def completed(references: Sequence[Reference], index: int, photo: Open, draw: Dr
     return result
 
 
-def say_provenance(photos: Sequence[Open], regions: Sequence[BoolMask]) -> None:
+def left_out(photo: Open) -> Invented:
+    """A photo whose open pixels are no part of any training: grey, and without a depth."""
+    image, z = photo.image.copy(), photo.z.copy()
+    image[photo.to_fill], z[photo.to_fill] = LEFT_OUT, 0
+    return Invented(image, z, np.zeros(photo.to_fill.shape, np.uint8))
+
+
+def say_provenance(photos: Sequence[Open], regions: Sequence[BoolMask], invention: bool = True) -> None:
     """Says how much of what is removed other photos show, before anything is trained on it."""
     region, unseen = sum(int(each.sum()) for each in regions), sum(int(photo.to_fill.sum()) for photo in photos)
     if region:
         share = round(100 * unseen / region)
-        text = f"Of what was removed, {100 - share} % is seen in other photos, {share} % is seen in none and is invented"
+        what = "invented" if invention else "left out"
+        text = f"Of what was removed, {100 - share} % is seen in other photos, {share} % is seen in none and is {what}"
         CONSOLE.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

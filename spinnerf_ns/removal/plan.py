@@ -34,6 +34,8 @@ def object_mask_path(workspace: Workspace, view: View) -> Path:
 
 def make_inpainter(config: ExportConfig) -> tuple[str, Any]:
     """The inpainter's name and an instance that is ready to work; "auto" chooses."""
+    if not config.invention:
+        return choose_inpainter("opencv")  # draws nothing, and is always there
     return choose_inpainter(config.inpainter, config.inpainted, config.inpainter_options)
 
 

@@ -4,7 +4,8 @@
     transforms_masked.json   the original photos with mask_path = valid_masks: the masked-NeRF baseline
     originals/<photo>.png    where some original is not plain RGB (a palette, CMYK, 16 bits, alpha): all, as they are decoded here;
                              transforms_masked.json names these then, since nerfstudio would see other colours
-    masks/<photo>.png        the capture's own masks and transparent pixels, if it has any: then transforms.json has mask_path, too
+    masks/<photo>.png        the capture's own masks and transparent pixels, and what is left out instead of invented, if there is
+                             any of these: then transforms.json has mask_path, too
     images/<photo>.png       lossless; pixels outside the object mask are the original photo's
     depths/<photo>.npy       see below
     object_masks/ valid_masks/ unseen_masks/<photo>.png
@@ -107,17 +108,26 @@ class RemovedWriter:
         folder: the folder to write; it may be renamed later, but not moved to another depth.
         object_free: photos that never showed the object.
         points: the source's sparse points; by default those that the capture brings.
+        invention: whether unseen pixels are of use; off: the masks that training reads leave them out.
 
     Raises:
         SpinnerfError: an object-free photo that the capture does not have.
     """
 
-    def __init__(self, capture: Capture, folder: Path, object_free: Sequence[str], points: SparsePoints | None = None) -> None:
+    def __init__(
+        self,
+        capture: Capture,
+        folder: Path,
+        object_free: Sequence[str],
+        points: SparsePoints | None = None,
+        invention: bool = True,
+    ) -> None:
         self.capture = capture
         self._points = points
         self.folder = Path(folder)
         self.object_free = frozenset(capture.view(photo).photo for photo in object_free)
-        self.has_masks = any(view.has_mask for view in capture.views)
+        self.invention = invention
+        self.has_masks = not invention or any(view.has_mask for view in capture.views)
         self._decodes = not all(is_plain(view.path) for view in capture.views)
 
     def write(self, view: RemovedView) -> None:
@@ -151,7 +161,8 @@ class RemovedWriter:
         valid = source.valid_mask()
         write_png(self._path("valid_mask", source), (~object_mask & valid).astype(np.uint8) * OBJECT)  # nerfstudio: non-zero = use
         if self.has_masks:
-            write_png(self.folder / _mask_name(source), valid.astype(np.uint8) * OBJECT)
+            used = valid if self.invention else valid & ~unseen_mask
+            write_png(self.folder / _mask_name(source), used.astype(np.uint8) * OBJECT)
         save_depth(self._path("depth", source), z / float(self.capture.source_meta.get("applied_scale", 1.0)))
 
     def finish(self) -> None:
@@ -190,7 +201,7 @@ class RemovedWriter:
         try:
             write_colmap(
                 self.folder / COLMAP, views, names, self.folder / FILES["image"][0],
-                ModelPoints(points.positions, points.colors, points.seen), self.capture.source_meta, View.valid_mask,
+                ModelPoints(points.positions, points.colors, points.seen), self.capture.source_meta, self._used,
             )  # fmt: skip
         except SpinnerfError as error:  # a panorama, say: nerfstudio's own format has it
             print(f"No COLMAP model: {error}")
@@ -199,7 +210,12 @@ class RemovedWriter:
         shape = (view.height, view.width)
         region = load_object_mask(self._path("object_mask", view), shape)
         z = load_depth(self._path("depth", view)) * np.float32(self.capture.source_meta.get("applied_scale", 1.0))
-        return CleanPhoto(read_image(self._path("image", view)), region, z, view.valid_mask())
+        return CleanPhoto(read_image(self._path("image", view)), region, z, self._used(view))
+
+    def _used(self, view: View) -> BoolMask:
+        """(H, W) what may be trained on of a clean photo."""
+        path = self.folder / _mask_name(view)
+        return load_object_mask(path, (view.height, view.width)) if self.has_masks else view.valid_mask()
 
     def _path(self, kind: str, view: View) -> Path:
         return self.folder / _name(kind, view)

@@ -17,6 +17,7 @@ from spinnerf_ns.removal.plan import background_path
 from spinnerf_ns.removal.reference import choose_reference, reference_candidates
 from spinnerf_ns.scene.camera_path import most_unseen_near_middle, order_along_path
 from spinnerf_ns.scene.capture import load_capture
+from spinnerf_ns.scene.points import read_ply
 from spinnerf_ns.scene.workspace import Workspace
 from tests.removal.networks import save_lama
 
@@ -51,6 +52,10 @@ def exported(twin, tmp_path):
 
 def photos(workspace, kind="images"):
     return {path.stem: path.read_bytes() for path in sorted((workspace.removed / kind).iterdir())}
+
+
+def pictures_of(workspace):
+    return {path.stem: read_image(path) for path in sorted((workspace.removed / "images").iterdir())}
 
 
 # ------------------------------------------------------------------------------------------------------- reference view
@@ -121,6 +126,34 @@ def test_a_hand_mended_photo_takes_the_references_place(exported, tmp_path, caps
     write_png(tmp_path / "mended.png", mended[::-1] // 2)
     with pytest.raises(SpinnerfError, match="--overwrite"):  # mended again: another input
         exported(reference_photo=tmp_path / "mended.png", overwrite=False, carry=False)
+
+
+def test_without_invention_what_no_photo_shows_is_in_no_training(exported, capsys):
+    """Grey pixels that are masked for every reader, no depth, no ray and no point of them."""
+    workspace = exported(fill_from_views=True)
+    before = pictures_of(workspace)
+    capsys.readouterr()
+    exported(fill_from_views=True, invention=False)
+    assert "is seen in none and is left out" in capsys.readouterr().out
+    after, points = pictures_of(workspace), read_ply(workspace.removed / "sparse_pc.ply")
+    unseen = {name: load_object_mask(workspace.removed / "unseen_masks" / f"{name}.png") for name in after}
+    assert sum(mask.sum() for mask in unseen.values()) > 0
+    for name, image in after.items():
+        mask = unseen[name]
+        assert (image[mask] == 128).all() and np.array_equal(image[~mask], before[name][~mask])
+        assert not load_object_mask(workspace.removed / "masks" / f"{name}.png")[mask].any()
+        assert not load_depth(workspace.removed / "depths" / f"{name}.npy")[mask].any()
+    assert not (points.colors == 128).all(axis=1).any()
+
+    from spinnerf_ns.method_configs.spinnerf_inpaint_lite import spinnerf_inpaint_lite
+
+    config = deepcopy(spinnerf_inpaint_lite.config.pipeline.datamanager)
+    config.data = workspace.removed
+    manager = config.setup(device="cpu")
+    left_out = np.concatenate([unseen[manager.view_of(path).photo].ravel() for path in manager.train_dataset.image_filenames])
+    for _ in range(5):
+        _, batch = manager.next_train(1000)
+        assert not left_out[batch["flat"].numpy()].any()
 
 
 @pytest.mark.parametrize("kind", ["missing", "size"])

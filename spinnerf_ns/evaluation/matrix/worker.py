@@ -156,7 +156,7 @@ class Seed:
                         target.parent.mkdir(parents=True, exist_ok=True)
                         shutil.copyfile(path, target)
             config = self._export_config()
-            config.fill_from_views = False
+            config.fill_from_views = config.carry = False  # each photo is inpainted alone
             export_removed(self.capture, alone, config)
         return seconds
 

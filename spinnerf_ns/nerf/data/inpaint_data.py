@@ -178,6 +178,8 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
                 to_fill = resize_mask(load_object_mask(files.unseen_mask), shape)
             z = resize_depth(load_depth(files.depth), shape) * scale
             start = int(pool.starts[index])
+            if pool.usable is not None:  # what may not be used is no gap to be filled: the capture's masks, or what was left out
+                to_fill = to_fill & pool.usable[start : start + to_fill.size].numpy().reshape(shape)
             # Filled pixels came from other photos: these teach the same without the error of their having been moved.
             region_masks.append(torch.from_numpy(object_mask.reshape(-1)))
             fill_pixels.append(np.flatnonzero(to_fill) + start)

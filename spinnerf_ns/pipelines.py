@@ -204,6 +204,7 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
     def __init__(self, config: SpinnerfSegPipelineConfig, device: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, device, *args, **kwargs)
         self.register_buffer("refined_labels", torch.zeros(0, dtype=torch.uint8))
+        self.model.take_clicks(self.datamanager.capture, self.datamanager.workspace)
 
     def before_training(self, resumed: bool) -> None:
         """What the export would refuse is said now, not after the training.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import nerfacc
 import torch
@@ -19,6 +19,10 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.nerf.base_model import SpinnerfModel, SpinnerfModelConfig
 from spinnerf_ns.nerf.losses import UNKNOWN, objectness_loss
 from spinnerf_ns.nerf.objectness_field import ObjectnessField
+
+if TYPE_CHECKING:
+    from spinnerf_ns.scene.capture import Capture
+    from spinnerf_ns.scene.workspace import Workspace
 
 DISPLAYED: dict[str, Literal["rest", "object"]] = {"rgb_removed": "rest", "rgb_object": "object"}
 """Output for looking at -> what it shows."""
@@ -151,12 +155,24 @@ class SpinnerfSegModel(SpinnerfModel):
         self.viewer_object = ViewerCheckbox("Show the object", True)
         self.viewer_rest = ViewerCheckbox("Show all but the object", True)
 
+    def take_clicks(self, capture: Capture, workspace: Workspace) -> None:
+        """Lets clicks in the viewer add to what was pointed at in a scene."""
+        from spinnerf_ns.nerf.viewer_pointing import ViewerPointing
+
+        pointing = ViewerPointing(self, capture, workspace, self.viewer_control)
+        # A viewer finds elements by a model's attributes, in the order of their names.
+        self.viewer_points, self.viewer_points_of, self.viewer_points_said = pointing.clicks, pointing.name, pointing.said
+
     def _shown(self, bundle: RayBundle) -> dict[str, Tensor]:
+        with self.as_shown():
+            return super()._shown(bundle)
+
+    def as_shown(self) -> AbstractContextManager[None]:
+        """Within this context density is that of what is ticked in the viewer."""
         object_too, rest_too = self.viewer_object.value, self.viewer_rest.value
         if self.objectness_field is None or object_too == rest_too:
-            return super()._shown(bundle)
-        with self.showing("object" if object_too else "rest"):
-            return super()._shown(bundle)
+            return nullcontext()
+        return self.showing("object" if object_too else "rest")
 
     def carve(self, density: Tensor, positions: Tensor) -> Tensor:
         """Density of what is shown (`showing`)."""

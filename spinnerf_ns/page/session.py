@@ -27,7 +27,7 @@ from spinnerf_ns.scene.view import View
 from spinnerf_ns.scene.workspace import Workspace
 from spinnerf_ns.segmentation.prompts import DEFAULT_OBJECT, Prompt, Stroke
 from spinnerf_ns.segmentation.prompts_file import load_prompts
-from spinnerf_ns.segmentation.segment import EMBEDDINGS, OBJECTS, give_depth, segment_capture, views_with_object
+from spinnerf_ns.segmentation.segment import EMBEDDINGS, OBJECTS, give_depth, made_from, segment_capture, views_with_object
 from spinnerf_ns.segmentation.sources import LARGEST_PART, ObjectMasks, prompt_mask
 from spinnerf_ns.segmentation.trackers import TRACKERS
 from spinnerf_ns.segmentation.tracking import Tracked
@@ -88,7 +88,9 @@ class Session(Objects):
         if not self.workspace.prompts_path.is_file():
             return
         self.store = Store(self.workspace.root)
-        for one in load_prompts(self.workspace.prompts_path):
+        prompts = load_prompts(self.workspace.prompts_path)
+        tracked = made_from(self.workspace, prompts)
+        for one in prompts:
             view = self._by_photo.get(one.view)
             if view is None:
                 continue
@@ -102,7 +104,7 @@ class Session(Objects):
                 if view.photo not in self.store.prompts.get(name, {}):
                     mask = load_object_mask(path, (view.height, view.width)) if path.is_file() else None
                     self.store.set_tracked(name, view.photo, mask)
-            if name in self.store.tracked:
+            if name in self.store.tracked and name in tracked:
                 self.store.tracked[name]["from"] = self.store.key(name)
 
     # --------------------------------------------------------------------------------------------------------- reading

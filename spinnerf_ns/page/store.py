@@ -23,6 +23,7 @@ from typing import Any
 from spinnerf_ns.conventions import BoolMask
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import atomic_path, load_object_mask, save_object_mask
+from spinnerf_ns.segmentation.corrections import keep_base
 from spinnerf_ns.segmentation.prompts import Prompt
 from spinnerf_ns.segmentation.prompts_file import prompt_from_json, prompt_to_json
 
@@ -30,8 +31,6 @@ SCHEMA = 1
 """session.json's schema."""
 FOLDER = "page"
 """The page's folder in the workspace."""
-BASES = "prompts"
-"""Folder in the workspace of the masks that corrections start from."""
 STEPS = 200
 """Steps that can be undone."""
 
@@ -156,12 +155,8 @@ class Store:
                 photos[photo]["pointed"] = True  # no tracked mask of it
 
     def keep_base(self, name: str, photo: str, object_mask: BoolMask) -> Path:
-        """Keeps a mask that a correction starts from; named by its content, so that every step of the undo list has its own."""
-        digest = hashlib.sha256(object_mask.tobytes()).hexdigest()[:8]
-        path = self.root / BASES / name / f"{photo}-{digest}.png"
-        if not path.is_file():
-            save_object_mask(path, object_mask)
-        return path
+        """Keeps a mask that a correction starts from."""
+        return keep_base(self.root, name, photo, object_mask)
 
     def rename(self, name: str, to: str) -> None:
         """Renames an object; the masks that its corrections started from stay where they are."""

@@ -8,6 +8,7 @@ only, and paints the mask itself. Object-free photos are left out.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,6 +214,15 @@ def known_objects(workspace: Workspace) -> list[str]:
     if not workspace.prompts_path.is_file():
         return []
     return list(dict.fromkeys(one.object for one in load_prompts(workspace.prompts_path)))
+
+
+def made_from(workspace: Workspace, prompts: Sequence[Prompt]) -> set[str]:
+    """Names of the objects whose masks in objects/ were made from just these prompts: prompts.json may have been added to since."""
+    recorded = workspace.read_manifest()["stages"].get(TRACK_STAGE, {}).get("parameters", {}).get("prompts", [])
+    given = json.loads(json.dumps([_prompt_key(one) for one in prompts]))
+    names = {one["object"] for one in given}
+    by_view = {name: [{one["view"]: one for one in each if one["object"] == name} for each in (given, recorded)] for name in names}
+    return {name for name, (now, then) in by_view.items() if now == then}
 
 
 def views_with_object(capture: Capture, workspace: Workspace) -> list[View]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,8 @@ def track_objects(
         views: the photos, along the camera path.
         sources: masks that are known. They all are anchors: each photo follows those that are most like it.
         tracker: not asked, and not needed, for an object whose masks are all known.
-        progress: called with the object that is tracked (or all, joined by commas), photos done, photos in all. May raise
-            `Stopped`, which goes through.
+        progress: called with the object that is tracked (or all, joined by commas; and which look it is at the photos, as trackers
+            may look again), photos done, photos in all. May raise `Stopped`, which goes through.
         found: called with object, photo and mask as soon as there is one, with trackers that can tell (see `Tracker`).
 
     Returns:
@@ -53,13 +54,15 @@ def track_objects(
     readers = [view.read_image for view in views]
     at_once = len(open_objects) > 1 and hasattr(tracker, "track_objects")
     total = len(views) * (1 if at_once else len(open_objects))
-    done: set[tuple[str, int]] = set()
+    looks: Counter[tuple[str, int]] = Counter()
 
     def follow(names: Sequence[str]) -> Callable[[int], None]:
         def advance(index: int) -> None:
-            done.add((names[0], index))  # a tracker may look at photos again
+            looks[names[0], index] += 1
+            look = looks[names[0], index]
+            done = sum(one >= look for one in looks.values())
             if progress is not None:
-                progress(", ".join(names), len(done), total)
+                progress(", ".join(names) + (f", look {look}" if look > 1 else ""), done, total)
 
         if found is not None and hasattr(tracker, "found"):
             name = names[0]  # trackers that follow several at once cannot tell

@@ -12,8 +12,10 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_object_mask
 from spinnerf_ns.page.tracking import TrackingJob
 from spinnerf_ns.segmentation import segment_capture
+from spinnerf_ns.segmentation.corrections import add_points
 from spinnerf_ns.segmentation.prompts import Prompt
 from spinnerf_ns.segmentation.prompts_file import load_prompts
+from spinnerf_ns.segmentation.tracking import track_objects
 from tests.page.conftest import Paints, Shift
 
 
@@ -166,6 +168,33 @@ def test_starts_from_what_the_command_line_made(make_session, photos, capture, w
     time.sleep(0.02)
     segment_capture(capture, workspace, prompts[1:], Paints(), Shift(), overwrite=True)
     assert [one["name"] for one in make_session().state()["objects"]] == ["lamp"]  # the command line came later
+
+
+def test_a_prompt_that_was_added_since_is_to_be_tracked(make_session, photos, capture, workspace) -> None:
+    """As a click in nerfstudio's viewer adds it."""
+    prompts = [Prompt(photos[1], box=(40, 30, 60, 50), object="vase"), Prompt(photos[2], box=(90, 30, 99, 50), object="lamp")]
+    segment_capture(capture, workspace, prompts, Paints(), Shift())
+    views = {view.photo: view for view in make_session().views}
+    add_points(workspace, views, "vase", {photos[4]: (90.0, 40.0)}, 1)
+    session = make_session()
+    assert session.stale("vase") and not session.stale("lamp") and not session.state()["saved"]
+    corrected = session.mask("vase", photos[4])
+    assert (corrected == square(43, 30, 63, 50) | square(82, 32, 98, 48)).all()
+    track(session)
+    assert (session.mask("vase", photos[5]) == np.roll(corrected, 1, axis=1)).all()
+
+
+def test_the_bar_starts_anew_where_a_tracker_looks_again(make_session, photos) -> None:
+    class Twice(Shift):
+        def track(self, images, source_masks, progress=None):
+            super().track(images, source_masks, progress)
+            return super().track(images, source_masks, progress)
+
+    said = []
+    session = make_session(tracker=Twice())
+    session.box("object", photos[1], 40, 30, 60, 50)
+    track_objects(session.views, session.sources(), Twice(), lambda *how: said.append(how))
+    assert said == [("object", n, 6) for n in range(1, 7)] + [("object, look 2", n, 6) for n in range(1, 7)]
 
 
 def test_masks_of_the_command_line_are_compared(make_session, photos, capture, workspace, twin) -> None:

@@ -216,7 +216,7 @@ function help() {
   const keys = { "click": "on the object", "right or Alt + click": "beside it", "drag": "a box around it", "1 / 2": "object / background",
     "B / E": "brush / eraser", "[ ]": "size of the brush", "wheel, + −": "zoom", "H, Space, middle button, two fingers": "move", "F": "whole photo",
     "Z / Y": "undo / redo", "C": "clear this photo", "← →": "previous / next photo", "D": "most doubtful photo", "N / O": "new / next object",
-    "M": "hide masks", "T": "track", "Esc": "stop tracking", "3": "3-D check", "S": "save" };
+    "M": "hide masks", "T": "track", "Esc": "stop tracking", " 3": "3-D check", "S": "save" }; // numbers would come first
   const panel = $("panel");
   panel.replaceChildren();
   panel.innerHTML = "<div class=bar><b>Keys</b><span class=grow></span><button>Close</button></div><ul></ul>";
@@ -224,7 +224,7 @@ function help() {
   for (const [key, text] of Object.entries(keys)) {
     const line = document.createElement("li");
     const name = document.createElement("kbd");
-    name.textContent = key;
+    name.textContent = key.trim();
     line.append(name, ` ${text}`);
     panel.querySelector("ul").append(line);
   }
@@ -237,7 +237,7 @@ const buttons = {
 };
 for (const [id, action] of Object.entries(buttons)) $(id).onclick = action;
 for (const button of document.querySelectorAll("[data-tool]")) button.onclick = () => setTool(button.dataset.tool);
-for (const button of document.querySelectorAll("[data-order]")) button.onclick = () => { strip.order = button.dataset.order; strip.take(state, current); };
+for (const button of document.querySelectorAll("[data-order]")) button.onclick = () => strip.sort(button.dataset.order, current);
 $("size").firstElementChild.oninput = (event) => { view.radius = Number(event.target.value); view.draw(); };
 $("upload").onchange = async (event) => {
   const file = event.target.files[0];

@@ -37,7 +37,7 @@ export async function showSpace(panel, address, current) {
     };
     context.fillStyle = "#17191d";
     context.fillRect(0, 0, width, height);
-    const dot = Math.max(2, unit * size / 28);
+    const dot = Math.max(2, unit * size / 20);
     for (const [place, point] of points.map((point) => [project(point), point]).sort((a, b) => a[0][2] - b[0][2])) {
       const shade = 0.65 + 0.35 * Math.max(-1, Math.min(1, place[2] / size));
       context.fillStyle = `rgb(${point.slice(3).map((value) => Math.round(value * shade)).join()})`;

@@ -43,6 +43,13 @@ export class Strip {
     if (current !== this.current) { this.current = current; this.shots[current]?.scrollIntoView({ block: "nearest", inline: "center" }); }
   }
 
+  sort(order, current) {
+    this.order = order;
+    this.take(this.state, current);
+    if (order === "doubt") this.element.scrollLeft = 0;
+    else this.shots[current]?.scrollIntoView({ block: "nearest", inline: "center" });
+  }
+
   build() {
     this.shots = this.state.photos.map((one, place) => {
       const shot = document.createElement("div");

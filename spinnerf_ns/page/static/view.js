@@ -50,7 +50,20 @@ export class View {
     const ratio = window.devicePixelRatio || 1, { clientWidth, clientHeight } = this.canvas;
     this.canvas.width = Math.round(clientWidth * ratio);
     this.canvas.height = Math.round(clientHeight * ratio);
-    if (this.width) this.fit(); else this.draw();
+    if (this.width && this.fitted) this.fit();
+    else if (this.width && this.middle) { // what was in the middle stays there
+      this.x = clientWidth / 2 - this.middle[0] * this.scale;
+      this.y = clientHeight / 2 - this.middle[1] * this.scale;
+      this.draw();
+    } else this.draw();
+  }
+
+  // Remembers what is in the middle, in the photo's pixels.
+  moved(fitted = false) {
+    const { clientWidth, clientHeight } = this.canvas;
+    this.fitted = fitted;
+    this.middle = [(clientWidth / 2 - this.x) / this.scale, (clientHeight / 2 - this.y) / this.scale];
+    this.draw();
   }
 
   fit() {
@@ -58,7 +71,7 @@ export class View {
     this.scale = Math.min(clientWidth / this.width, clientHeight / this.height) * 0.98;
     this.x = (clientWidth - this.width * this.scale) / 2;
     this.y = (clientHeight - this.height * this.scale) / 2;
-    this.draw();
+    this.moved(true);
   }
 
   zoom(by, x = this.canvas.clientWidth / 2, y = this.canvas.clientHeight / 2) {
@@ -67,7 +80,7 @@ export class View {
     this.x = x - (x - this.x) * scale / this.scale;
     this.y = y - (y - this.y) * scale / this.scale;
     this.scale = scale;
-    this.draw();
+    this.moved();
   }
 
   draw() { // once per frame, however often it is asked for
@@ -172,7 +185,7 @@ export class View {
     }
     this.fingers.set(event.pointerId, now);
     if (!drag || drag.pinch) return;
-    if (drag.pan) { this.x += now[0] - before[0]; this.y += now[1] - before[1]; }
+    if (drag.pan) { this.x += now[0] - before[0]; this.y += now[1] - before[1]; this.moved(); }
     else if (drag.stroke) {
       for (const each of event.getCoalescedEvents?.() ?? [event]) {
         const place = [(each.offsetX - this.x) / this.scale, (each.offsetY - this.y) / this.scale], last = drag.stroke.at(-1);

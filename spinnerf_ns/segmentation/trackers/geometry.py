@@ -206,9 +206,9 @@ class _Run:
             self.report(index, progress)
         if self.hull is not None:
             for _ in range(self.options.rounds):
-                self._revise()
+                self._revise(progress)
 
-    def _revise(self) -> None:
+    def _revise(self, progress: Callable[[int], None] | None) -> None:
         """Fits every photo again, from all the others: the first ones were fitted when little was known."""
         surface = surface_points([self.known[i] for i in self.sources])
         hull, colours = Hull(surface), ColourModel()
@@ -219,6 +219,8 @@ class _Run:
         self.level = self._find_level()
         before = dict(self.known)
         for index in range(len(self.images)):
+            if progress is not None:
+                progress(index)
             if index in self.sources or self.masks[index] is not None and index not in before:
                 continue
             one = self._fitted(index, {other: known for other, known in before.items() if other != index}, patient=False)

@@ -4,6 +4,7 @@ While it runs, in the workspace:
     .lock, .holder                     no other process writes meanwhile; who has it
     .stage-<name>/key.json             what it is made from; work with another key is thrown away
     .stage-<name>/records.jsonl        a line per photo that is done, written after the photo's files
+    .stage-<name>/<step>/              what steps before the last one found out (`scratch`)
     .stage-<name>/commit.json          the manifest's entry: the work is complete and is being moved into place
     .partial-<name>-<output>           beside each output, what becomes it
 When it ends, commit.json is written, the outputs are moved into place, the manifest gets its entry, `.stage-<name>` goes.
@@ -126,6 +127,14 @@ class Stage:
                 (partial.parent if output.suffix else partial).mkdir(parents=True, exist_ok=True)
                 return partial
         raise ValueError(f"{output} is no output of the stage {self.name}")
+
+    def scratch(self, step: str) -> Path:
+        """A folder for what a step of the stage finds out and the next one reads. What is in it, each file written at once
+        (`files.atomic_path`), is there for a run that goes on; it goes when the stage ends, and when another key begins."""
+        self._begin()
+        folder = self._state / step
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def done(self, photo: str) -> bool:
         """Whether a photo is finished, in this run or in one before that was interrupted."""

@@ -22,13 +22,20 @@ import numpy.typing as npt
 
 from spinnerf_ns.conventions import BoolMask, Image, scale_pixels, window_around
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.removal.layers import ViewLayers
+from spinnerf_ns.removal.layers import Layers, ViewLayers, kept_photos
 from spinnerf_ns.removal.views.offers import Asked, Exposure
 from spinnerf_ns.removal.views.photos import EDGE, LOOSE, Photos
+from spinnerf_ns.scene.camera_path import order_along_path
 from spinnerf_ns.scene.cameras import ray_directions
 
 Floats = npt.NDArray[np.float32]
 
+MOST_SOURCES = 72
+"""Photos that are asked about each photo: the nearest ones, and for a third of them photos that are spread over all."""
+LEAST_SOURCES = 24
+"""So many of photos that are large."""
+SOURCE_PIXELS = 400_000_000
+"""What large means: more photos than make up so many pixels are not asked, for their depth is in memory (4 bytes each)."""
 GROWTH = 24
 """Rounds, of two pixels each, in which accepted regions grow into pixels whose `z_background` is noisy or unknown."""
 SPECK_PER_1000 = 6.0
@@ -54,13 +61,13 @@ def fill_from_views(
     max_sources: int | None = None,
     match_exposure: bool = True,
 ) -> list[Filled]:
-    """Fills every photo's region from all other photos that may be sources.
+    """Fills every photo's region from other photos that may be sources.
 
     Args:
         layers: the photos; all depths in the units of the views' poses.
         relative_tolerance: depths agree when they differ by no more than this fraction.
         progress: called with a photo's number when it is done.
-        max_sources: ask only this many photos, nearest by pose first; None asks all (pixels stop asking when enough answer).
+        max_sources: ask only this many photos, nearest by pose first; None: as `Sources` (pixels stop asking when enough answer).
         match_exposure: scale another photo's colours by what both photos show around the region.
 
     Returns:
@@ -71,14 +78,66 @@ def fill_from_views(
     """
     for layer in layers:
         _check(layer)
-    photos, filled = Photos(layers), []
+    sources, filled = Sources(layers), []
     for number, layer in enumerate(layers):
-        sources = [other for other in _nearest_first(layer, layers) if other != number and layers[other].is_source]
-        others = photos[np.array(sources[:max_sources], np.int64)]
-        filled.append(_fill(layer, others, relative_tolerance, match_exposure))
+        filled.append(fill_photo(layer, sources.of(number, layer, max_sources), relative_tolerance, match_exposure))
         if progress is not None:
             progress(number)
     return filled
+
+
+def fill_photo(layer: ViewLayers, others: Photos, tolerance: float = 0.01, match_exposure: bool = True) -> Filled:
+    """Fills one photo's region from others, the first ones first; arguments as of `fill_from_views`."""
+    return _fill(layer, others, tolerance, match_exposure)
+
+
+class Sources:
+    """Which photos are asked about a photo, and in which order.
+
+    Those that look from nearest by, and some more that are spread over all: what hides behind the object from nearby shows from
+    elsewhere. Photos that hardly anybody needs would be asked by every photo, otherwise, and time would grow with the square
+    of their number.
+    """
+
+    def __init__(self, layers: Sequence[ViewLayers]) -> None:
+        self.layers = Layers.of(layers)
+        views = self.layers.views
+        self.order = order_along_path(views)
+        """The photos' numbers, along the camera path: neighbours ask nearly the same photos."""
+        able = [number for number in self.order if self.layers.is_source[number]]
+        room = kept_photos(views, SOURCE_PIXELS)
+        self.count = min(MOST_SOURCES, max(LEAST_SOURCES, room))
+        """Photos that are asked about each photo at most."""
+        spread = min(self.count // 3, len(able))
+        self._spread = {able[place] for place in np.linspace(0, len(able) - 1, spread).round().astype(int)} if able else set()
+        self._able = np.array(sorted(able), np.int64)
+        self._poses = np.stack([view.c2w for view in views]) if views else np.zeros((0, 3, 4))
+        # With room for more than are asked at once, what neighbours ask, too, need not be read again.
+        self.photos = Photos(self.layers, min(len(views), max(self.count, min(2 * self.count, room))))
+
+    def of(self, number: int, layer: ViewLayers, most: int | None = None) -> Photos:
+        """The photos that are asked about one, nearest by pose first.
+
+        Args:
+            number: the photo's.
+            layer: what is known of it.
+            most: ask only so many.
+        """
+        nearest = self._nearest_first(number, layer)
+        if most is None and len(nearest) > self.count:
+            near = self.count - len(self._spread)
+            nearest = [*nearest[:near], *(other for other in nearest[near:] if other in self._spread)]
+        return self.photos[np.array(nearest[:most], np.int64)]
+
+    def _nearest_first(self, number: int, layer: ViewLayers) -> list[int]:
+        """By distance between the cameras, and by the angle between their axes: a right angle counts as the scene's depth."""
+        known = layer.z_visible[layer.z_visible > 0]
+        depth = float(np.median(known)) if known.size else 1.0
+        others = self._able[self._able != number]
+        poses = self._poses[others]
+        apart = np.linalg.norm(poses[:, :, 3] - layer.view.c2w[:, 3], axis=1) / depth
+        apart = apart + 1 - poses[:, :, 2] @ layer.view.c2w[:, 2]
+        return [int(other) for other in others[np.argsort(apart, kind="stable")]]
 
 
 def _check(layer: ViewLayers) -> None:
@@ -90,18 +149,6 @@ def _check(layer: ViewLayers) -> None:
                 f"{layer.view.photo}: {name} is {found[1]}x{found[0]}, the photo at the resolution used is "
                 f"{shape[1]}x{shape[0]}; render or scale it to that size"
             )
-
-
-def _nearest_first(layer: ViewLayers, layers: Sequence[ViewLayers]) -> list[int]:
-    """Numbers by distance between the cameras, and by the angle between their axes: a right angle counts as the scene's depth."""
-    known = layer.z_visible[layer.z_visible > 0]
-    depth = float(np.median(known)) if known.size else 1.0
-
-    def distance(other: ViewLayers) -> float:
-        apart = np.linalg.norm(other.view.c2w[:, 3] - layer.view.c2w[:, 3]) / depth
-        return float(apart + 1 - other.view.c2w[:, 2] @ layer.view.c2w[:, 2])
-
-    return sorted(range(len(layers)), key=lambda number: distance(layers[number]))
 
 
 def _fill(layer: ViewLayers, others: Photos, tolerance: float, match_exposure: bool) -> Filled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ class Exposure:
             seen = seen[(seen.deviation <= LOOSE * self._tolerance) & ~seen.edge]
             for index, number in enumerate(some):
                 own = seen[seen.photo == index]
-                self._gains[number] = _gain(own, self._photos.layers[number].image, colours)
+                self._gains[number] = _gain(own, self._photos.image(int(number)), colours)
         self._known[missing] = True
         return self._gains[numbers]
 
@@ -74,7 +75,7 @@ def _gain(seen: Seen, image: Image, colours: Floats) -> Floats:
     """(3,) factor of a photo that sees these points of the rim; 1 if they are too few."""
     if len(seen.point) < 50:
         return np.ones(3, np.float32)
-    theirs, ours = _bilinear([image], np.zeros_like(seen.photo), seen.x, seen.y), colours[seen.point]
+    theirs, ours = _bilinear(lambda _: image, 1, np.zeros_like(seen.photo), seen.x, seen.y), colours[seen.point]
     lit = ((theirs > 8) & (theirs < 247) & (ours > 8) & (ours < 247)).all(axis=1)  # clipped colours show no gain
     if lit.sum() < 50:
         return np.ones(3, np.float32)
@@ -183,7 +184,7 @@ class Asked:
         weight = np.zeros(rgb.shape[:2], np.float32)
         for each in offers:
             each = each[taken[each.point]]
-            colour = _bilinear([other.image for other in photos.layers], each.photo, each.x, each.y)
+            colour = _bilinear(photos.image, len(photos), each.photo, each.x, each.y)
             if exposure is not None:
                 colour = colour * exposure.gains(each.photo)
             at = number[each.point - block.start]
@@ -192,14 +193,15 @@ class Asked:
         return _agreed(rgb, weight)
 
 
-def _bilinear(images: list[Image], photo: Numbers | Counts, x: Points, y: Points) -> Floats:
-    """(M, 3) colours of the images with these numbers, which are ordered, at these places."""
+def _bilinear(image_of: Callable[[int], Image], count: int, photo: Numbers | Counts, x: Points, y: Points) -> Floats:
+    """(M, 3) colours of the images with these numbers, which are ordered and below `count`, at these places."""
     corners = np.empty((4, len(x), 3), np.uint8)
     parts = np.empty((2, len(x), 1))
-    starts = np.searchsorted(photo, np.arange(len(images) + 1))
-    for image, start, end in zip(images, starts[:-1], starts[1:], strict=True):
+    starts = np.searchsorted(photo, np.arange(count + 1))
+    for number, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
         if start == end:
             continue
+        image = image_of(number)
         height, width = image.shape[:2]
         column, row, *parts[:, start:end, 0] = corner(x[start:end], y[start:end], width, height)
         pixel = row * width + column
@@ -217,7 +219,7 @@ def _weight(layer: ViewLayers, photos: Photos, points: Points, seen: Offers, tol
     here_norm, there_norm = np.sqrt((here * here).sum(axis=0)), np.sqrt((there * there).sum(axis=0))
     cosine = np.clip((here * there).sum(axis=0) / np.maximum(here_norm * there_norm, 1e-12), -1, 1)
     nearness = 1 / (np.arccos(cosine) + 0.02) ** 2
-    focal = np.array([other.view.fx for other in photos.layers])[seen.photo]
+    focal = photos.focal[seen.photo]
     detail = np.minimum(1, (focal / there_norm) / (layer.view.fx / here_norm))
     exact = np.exp(-((seen.deviation / tolerance) ** 2) / 2)
     return (nearness * detail**2 * exact * np.where(seen.edge, 0.02, 1) + 1e-6).astype(np.float32)

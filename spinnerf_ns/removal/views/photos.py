@@ -7,6 +7,7 @@ answers are "outside" or "hidden", so only the pairs of a photo and a point are 
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from spinnerf_ns.conventions import BoolMask
+from spinnerf_ns.conventions import BoolMask, Image
+from spinnerf_ns.removal.layers import Layers
 from spinnerf_ns.scene.cameras import CameraStack
 
 if TYPE_CHECKING:
@@ -36,34 +38,84 @@ class Photos:
 
     Args:
         layers: the photos; their z_background is not read.
+        most: photos whose depth is in memory at a time; by default all. Of what was chosen (`[...]`), the latest choice may be asked.
     """
 
-    def __init__(self, layers: Sequence[ViewLayers]) -> None:
-        self.layers = list(layers)
-        self.cameras = CameraStack([layer.view for layer in layers])
-        self.size = np.array([layer.region.shape[::-1] for layer in layers], np.int64).reshape(-1, 2)
+    def __init__(self, layers: Sequence[ViewLayers], most: int | None = None) -> None:
+        self._all = Layers.of(layers)
+        self._number = np.arange(len(self._all))
+        views = self._all.views
+        self.cameras = CameraStack(views)
+        self.size = np.array([(view.width, view.height) for view in views], np.int64).reshape(-1, 2)
         """(V, 2) width and height."""
-        ends = np.cumsum(self.size.prod(axis=1))
-        self.start = ends - self.size.prod(axis=1)
+        self.focal = np.array([view.fx for view in views])
+        """(V,) focal lengths along x."""
+        self._window = _Window(self._all, self.size, len(views) if most is None else most)
+        if most is None or most >= len(views):
+            self._window.load(self._number)
+
+    @property
+    def shown(self) -> npt.NDArray[np.float32]:
+        """Photos' pixels in a row: planar depth outside the regions, 0 = unknown or in a region."""
+        return self._window.values
+
+    @property
+    def start(self) -> Numbers:
         """(V,) where each photo begins in `shown`."""
-        self.shown = np.zeros(ends[-1] if len(ends) else 0, np.float32)
-        """All photos' pixels in a row: planar depth outside the regions, 0 = unknown or in a region."""
-        for layer, start, end in zip(layers, self.start, ends, strict=True):
-            z = layer.z_visible.ravel()
-            np.copyto(self.shown[start:end], z, where=(z > 0) & (z < np.inf) & ~layer.region.ravel())
+        return self._window.starts(self._number)
+
+    def image(self, number: int) -> Image:
+        """One of the photos, (H, W, 3) uint8."""
+        return self._all.image(int(self._number[number]))
 
     def __len__(self) -> int:
-        return len(self.layers)
+        return len(self._number)
 
     def __getitem__(self, which: slice | Numbers) -> Photos:
         part = copy.copy(self)
-        part.layers = [self.layers[number] for number in np.arange(len(self))[which]]
-        part.cameras, part.size, part.start = self.cameras[which], self.size[which], self.start[which]
+        part._number = self._number[which]
+        part.cameras, part.size, part.focal = self.cameras[which], self.size[which], self.focal[which]
+        self._window.load(part._number)
         return part
 
     def all_but(self, number: int) -> Photos:
         """The others of a photo that may be sources; nothing is copied."""
-        return self[np.array([i for i, layer in enumerate(self.layers) if i != number and layer.is_source], np.int64)]
+        return self[np.array([i for i, source in enumerate(self._all.is_source) if i != number and source], np.int64)]
+
+
+class _Window:
+    """The depths of the photos that were asked last, in one row of memory."""
+
+    def __init__(self, layers: Layers, size: Numbers, most: int) -> None:
+        self._layers, self._size, self._most = layers, size, most
+        self._pixels = int(size.prod(axis=1).max(initial=0))
+        self.values = np.zeros(most * self._pixels, np.float32)  # memory that nobody writes to is none
+        self._slot: OrderedDict[int, int] = OrderedDict()
+
+    def load(self, numbers: Numbers) -> None:
+        """Reads the photos that are not there, in place of those that were asked for the longest time ago."""
+        if len(numbers) > self._most:
+            raise ValueError(f"{len(numbers)} photos were asked at once, there is room for {self._most}")
+        wanted = {int(number) for number in numbers}
+        for number in wanted & self._slot.keys():
+            self._slot.move_to_end(number)
+        for number in sorted(wanted - self._slot.keys()):
+            full = len(self._slot) == self._most
+            slot = self._slot.pop(next(each for each in self._slot if each not in wanted)) if full else len(self._slot)
+            layer = self._layers[number]
+            z, outside = layer.z_visible.ravel(), ~layer.region.ravel()
+            shown = self.values[slot * self._pixels : slot * self._pixels + z.size]
+            shown[:] = 0
+            np.copyto(shown, z, where=(z > 0) & (z < np.inf) & outside)
+            self._slot[number] = slot
+
+    def starts(self, numbers: Numbers) -> Numbers:
+        """(V,) where photos begin in `values`.
+
+        Raises:
+            KeyError: one of them made way for a later choice.
+        """
+        return np.array([self._slot[int(number)] for number in numbers], np.int64) * self._pixels
 
 
 @dataclass
@@ -104,14 +156,15 @@ def look(photos: Photos, points: Points, tolerance: float) -> Seen:
     at = np.flatnonzero(inside)
     x, y, z = x.ravel()[at], y.ravel()[at], z.ravel()[at]
     # Most points fall into another's region or behind what it shows: these are done with here.
-    pixel = y.astype(np.int64) * photos.size[photo, 0] + x.astype(np.int64) + photos.start[photo]
+    starts = photos.start
+    pixel = y.astype(np.int64) * photos.size[photo, 0] + x.astype(np.int64) + starts[photo]
     near = np.flatnonzero(z < (1 + EDGE * LOOSE * tolerance) * photos.shown.take(pixel))
     photo, at, x, y, z = photo[near], at[near], x[near], y[near], z[near]
     point = at - photo * points.shape[1]
     width, height = photos.size[photo].T
     column, row, part_x, part_y = corner(x, y, width, height)
     shares = np.stack([(1 - part_y) * (1 - part_x), (1 - part_y) * part_x, part_y * (1 - part_x), part_y * part_x])
-    pixel = row * width + column + photos.start[photo]
+    pixel = row * width + column + starts[photo]
     z_corners = photos.shown.take(np.stack([pixel, pixel + 1, pixel + width, pixel + width + 1])).astype(np.float64)
     usable = np.flatnonzero(z_corners.min(axis=0) > 0)
     photo, point, x, y, z = photo[usable], point[usable], x[usable], y[usable], z[usable]

@@ -2,10 +2,10 @@
 
     python benchmarks/growth.py --photos 30 60 120 [--size 1008x567] [--steps 200] [--data CAPTURE] [--plot FILE.png]
 
-The captures are the twin's room in as many photos; with --data, evenly spread photos of a capture that lies on disk (pointed at with
---view and --box). Every stage runs in a process of its own, so that its peak memory is its own; what a process does before its stage
-(imports, reading the photos) is a stage by itself, "read". Trainings are short: their steps take what they take whatever came before,
-and so a table's row of a training is milliseconds per step. Without --keep what was made is deleted at the end.
+The captures are the twin's room in as many photos; with --data, evenly spread photos of a capture that lies on disk (pointed at
+with --view and --box). Every stage runs in a process of its own, so that its peak memory is its own; what a process does before
+its stage (imports, reading the photos) is said as "read". Trainings are short: their steps take as long whatever came before, and
+so their row is milliseconds per step. Without --keep what was made is deleted at the end.
 
 The last line is one JSON object: per number of photos and stage, seconds and peak megabytes, and the machine.
 """
@@ -60,7 +60,7 @@ def run_stage(stage: str, scene: Path, steps: int, pointed: dict[str, Any]) -> d
     """Runs one stage in this process.
 
     Returns:
-        "seconds" of the stage, "read": seconds before it, "megabytes": the process' peak, and of a training "per_step" milliseconds.
+        "seconds" of the stage, "read": seconds before it, "megabytes": the process' peak; of a training "per_step" milliseconds.
     """
     start = time.perf_counter()
     from spinnerf_ns.runs import method_config, with_steps

@@ -102,8 +102,7 @@ def choose_references(
         The references in the order in which they were completed; none if the first one has no open pixels.
     """
     references: list[Reference] = []
-    samples = [_sampled(photo) for photo in photos] if carry else []
-    still = [np.ones(len(points), bool) for points in samples]
+    samples = [_Sample.of(photo) for photo in photos] if carry else []
     number: int | None = first if photos[first].to_fill.any() else None
     while number is not None:
         photo = photos[number]
@@ -116,9 +115,9 @@ def choose_references(
         references.append(Reference(number, photo, filled.image, filled.z))
         number = None
         if carry and len(references) < MOST_REFERENCES:
-            for seen, points in zip(still, samples, strict=True):
-                seen &= ~_shown_in(photo, points)
-            number = _next(photos, samples, still, [reference.number for reference in references])
+            for sample in samples:
+                sample.still &= ~_shown_in(photo, sample.points)
+            number = _next(photos, samples, [reference.number for reference in references])
     return references
 
 
@@ -131,7 +130,7 @@ def carried(references: Sequence[Reference], photo: Open) -> Invented:
     result = Invented(photo.image.copy(), photo.z.copy(), np.zeros(photo.to_fill.shape, np.uint8))
     for place, reference in enumerate(references):
         left = photo.to_fill & (result.source == 0)
-        if reference.photo is photo or not left.any():
+        if reference.photo.view is photo.view or not left.any():
             continue
         taken, z, colours = _shown_by(reference, photo, left)
         if taken.any():
@@ -169,9 +168,14 @@ def left_out(photo: Open) -> Invented:
     return Invented(image, z, np.zeros(photo.to_fill.shape, np.uint8))
 
 
-def say_provenance(photos: Sequence[Open], regions: Sequence[BoolMask], invention: bool = True) -> None:
-    """Says how much of what is removed other photos show, before anything is trained on it."""
-    region, unseen = sum(int(each.sum()) for each in regions), sum(int(photo.to_fill.sum()) for photo in photos)
+def say_provenance(region: int, unseen: int, invention: bool = True) -> None:
+    """Says how much of what is removed other photos show, before anything is trained on it.
+
+    Args:
+        region: pixels that are removed, in all photos.
+        unseen: those of them that no photo shows.
+        invention: whether these are invented.
+    """
     if region:
         share = round(100 * unseen / region)
         what = "invented" if invention else "left out"
@@ -180,11 +184,25 @@ def say_provenance(photos: Sequence[Open], regions: Sequence[BoolMask], inventio
 
 
 # ------------------------------------------------------------------------------------------------------------- the choice
-def _sampled(photo: Open) -> npt.NDArray[np.float64]:
-    """(N, 3) up to `SAMPLES` points of a photo's open pixels, world frame."""
-    rows, columns = np.nonzero(photo.to_fill & (photo.z > 0))
-    chosen = np.linspace(0, rows.size - 1, min(rows.size, SAMPLES)).astype(np.int64)
-    return unproject_pixels(photo.view, rows[chosen], columns[chosen], photo.z)
+@dataclass
+class _Sample:
+    """What stands for a photo's open pixels."""
+
+    points: npt.NDArray[np.float64]
+    """(N, 3) up to `SAMPLES` points of them, world frame."""
+    still: BoolMask
+    """(N,) which no reference shows yet."""
+    pixels: int
+    """How many they are."""
+    is_source: bool
+    """As the photo's."""
+
+    @classmethod
+    def of(cls, photo: Open) -> _Sample:
+        rows, columns = np.nonzero(photo.to_fill & (photo.z > 0))
+        chosen = np.linspace(0, rows.size - 1, min(rows.size, SAMPLES)).astype(np.int64)
+        points = unproject_pixels(photo.view, rows[chosen], columns[chosen], photo.z)
+        return cls(points, np.ones(len(points), bool), int(photo.to_fill.sum()), photo.is_source)
 
 
 def _shown_in(photo: Open, points: npt.NDArray[np.float64]) -> BoolMask:
@@ -202,20 +220,19 @@ def _shown_in(photo: Open, points: npt.NDArray[np.float64]) -> BoolMask:
     return inside & agree & photo.to_fill[row, column]
 
 
-def _next(photos: Sequence[Open], samples: Sequence[npt.NDArray], still: Sequence[BoolMask], taken: Sequence[int]) -> int | None:
+def _next(photos: Sequence[Open], samples: Sequence[_Sample], taken: Sequence[int]) -> int | None:
     """The photo whose completion would show most of what is still open; None if that is too little to be worth it."""
-    # A photo counts by its open pixels, of which each has the same number of samples.
-    weights = [photo.to_fill.sum() / max(len(points), 1) for photo, points in zip(photos, samples, strict=True)]
-    total = sum(photo.to_fill.sum() for photo in photos)
-    candidates = [
-        number for number in range(len(photos)) if number not in taken and photos[number].is_source and still[number].any()
-    ]
+    total = sum(sample.pixels for sample in samples)
+    able = [number for number, sample in enumerate(samples) if sample.is_source and sample.still.any()]
+    candidates = [number for number in able if number not in taken]
     if not candidates or not total:
         return None
     if len(candidates) > MOST_CANDIDATES:
         candidates = [candidates[place] for place in np.linspace(0, len(candidates) - 1, MOST_CANDIDATES).astype(int)]
-    points = np.concatenate([each[open_] for each, open_ in zip(samples, still, strict=True)])
-    weight = np.concatenate([np.full(int(open_.sum()), each) for each, open_ in zip(weights, still, strict=True)])
+    points = np.concatenate([sample.points[sample.still] for sample in samples])
+    # A photo counts by its open pixels, of which each has the same number of samples.
+    shares = [np.full(int(each.still.sum()), each.pixels / max(len(each.points), 1)) for each in samples]
+    weight = np.concatenate(shares)
     gains = [float(weight[_shown_in(photos[number], points)].sum()) for number in candidates]
     best = int(np.argmax(gains))
     return candidates[best] if gains[best] >= LEAST_OPENS * total else None

@@ -16,9 +16,6 @@ from spinnerf_ns.scene.view import View
 Floats = npt.NDArray[np.float32]
 Item = TypeVar("Item")
 
-KEPT_PIXELS = 64_000_000
-"""Pixels of photos that are held at a time, of each kind of picture: a hundred photos of 1000 pixels' width, five of 12 megapixels."""
-
 
 @dataclass
 class ViewLayers:
@@ -40,7 +37,7 @@ class ViewLayers:
     """Whether other photos may be filled from this one: held-out photos are measured against, so nothing is taken from them."""
 
 
-def kept_photos(views: Sequence[View], pixels: int = KEPT_PIXELS, least: int = 2) -> int:
+def kept_photos(views: Sequence[View], pixels: int, least: int = 2) -> int:
     """How many of the views' photos make up so many pixels; at least `least`."""
     largest = max((view.width * view.height for view in views), default=1)
     return max(least, pixels // largest)

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spinnerf_ns.conventions import LEAST_DILATION
+import numpy as np
+
+from spinnerf_ns.conventions import LEAST_DILATION, BoolMask, Image, dilate_mask
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import load_depth, load_object_mask
 from spinnerf_ns.removal.config import BACKGROUND, RIM, ExportConfig
 from spinnerf_ns.removal.inpainters import INPAINTERS
 from spinnerf_ns.removal.inpainters.choice import choose_inpainter
+from spinnerf_ns.removal.layers import ViewLayers
 from spinnerf_ns.removal.reference import reference_candidates
 from spinnerf_ns.scene.capture import Capture
 from spinnerf_ns.scene.view import View, pictures
@@ -110,3 +114,21 @@ def plan_export(capture: Capture, workspace: Workspace, config: ExportConfig) ->
     if config.inpainted is not None:
         inputs += sorted(path for path in Path(config.inpainted).rglob("*") if path.is_file())
     return plan
+
+
+def load_layers(plan: Plan, config: ExportConfig, number: int, image: Image) -> ViewLayers:
+    """A view's photo, region and the depth in a file; its background depth is not known yet."""
+    view = plan.views[number]
+    valid = view.valid_mask()
+    region = removed_region(plan.workspace, view, config, valid)
+    z_visible = np.where(valid, load_depth(plan.depth_path(view)), np.float32(0))
+    held_out = bool(view.splits) and "train" not in view.splits
+    return ViewLayers(view, image, region, z_visible, np.zeros_like(z_visible), None if valid.all() else valid, not held_out)
+
+
+def removed_region(workspace: Workspace, view: View, config: ExportConfig, valid: BoolMask | None = None) -> BoolMask:
+    """(H, W) bool: the photo's rendered object mask, grown, where the photo may be used."""
+    valid = view.valid_mask() if valid is None else valid
+    return (
+        dilate_mask(load_object_mask(object_mask_path(workspace, view), valid.shape), config.dilation, least=LEAST_DILATION) & valid
+    )

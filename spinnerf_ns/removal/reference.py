@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from spinnerf_ns.conventions import BoolMask, Image
+from spinnerf_ns.conventions import Image
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import read_image
 from spinnerf_ns.scene.camera_path import most_unseen_near_middle
@@ -40,11 +40,15 @@ def check_reference(capture: Capture, workspace: Workspace, wanted: str | None) 
         reference_candidates(capture, [view for view in capture.views if view.photo not in object_free], wanted)
 
 
-def choose_reference(views: Sequence[View], candidates: Sequence[int], unseen: Sequence[BoolMask]) -> int | None:
-    """Of the candidates the view with a large unseen area near the middle of the camera path; None if there is none."""
+def choose_reference(views: Sequence[View], candidates: Sequence[int], unseen: Sequence[float]) -> int | None:
+    """Of the candidates the view with a large unseen area near the middle of the camera path; None if there is none.
+
+    Args:
+        unseen: per view the part of it that no photo shows.
+    """
     if not candidates:
         return None
-    areas = [float(unseen[index].mean()) for index in candidates]
+    areas = [unseen[index] for index in candidates]
     return candidates[most_unseen_near_middle([views[index] for index in candidates], areas)]
 
 

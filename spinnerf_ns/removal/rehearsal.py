@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spinnerf_ns.conventions import BoolMask, Image
-from spinnerf_ns.removal.layers import ViewLayers
+from spinnerf_ns.removal.layers import Layers, ViewLayers
 
 MOST_PHOTOS = 4
 """Photos in which regions are planted, evenly along the list."""
@@ -65,18 +65,19 @@ class Rehearsal:
         return f"Rehearsal at {self.places} places beside the removed region, colour error of 255: {errors}; taken: {self.winner}"
 
 
-def rehearse(layers: Sequence[ViewLayers], candidates: Mapping[str, Fill]) -> Rehearsal:
+def rehearse(layers: Sequence[ViewLayers], candidates: Mapping[str, Fill], with_region: Sequence[int] | None = None) -> Rehearsal:
     """Tries the candidates where the truth is known.
 
     Args:
         layers: all photos; `z_visible` without the object.
         candidates: name -> fill, the preferred ones first.
+        with_region: numbers of the photos that show the object, where they are known.
 
     Returns:
         The winner and the table. Deterministic, so that an export that was interrupted decides alike when it goes on.
     """
     squares, pixels, places = dict.fromkeys(candidates, 0.0), 0, 0
-    for number in _chosen(layers):
+    for number in _chosen(layers, with_region):
         layer = layers[number]
         for planted in planted_regions(layer):
             hidden = replace(layer, image=_blanked(layer.image, planted), region=planted | layer.region)
@@ -122,10 +123,13 @@ def planted_regions(layer: ViewLayers) -> list[BoolMask]:
     return found
 
 
-def _chosen(layers: Sequence[ViewLayers]) -> npt.NDArray[np.int64]:
+def _chosen(layers: Sequence[ViewLayers], with_region: Sequence[int] | None) -> npt.NDArray[np.int64]:
     """Numbers of the photos in which regions are planted."""
-    with_region = np.array([number for number, layer in enumerate(layers) if layer.is_source and layer.region.any()], np.int64)
-    return with_region[np.linspace(0, len(with_region) - 1, min(MOST_PHOTOS, len(with_region))).astype(np.int64)]
+    if with_region is None:
+        with_region = [number for number, layer in enumerate(layers) if layer.region.any()]
+    is_source = Layers.of(layers).is_source
+    able = np.array([number for number in with_region if is_source[number]], np.int64)
+    return able[np.linspace(0, len(able) - 1, min(MOST_PHOTOS, len(able))).astype(np.int64)]
 
 
 def _moved(mask: BoolMask, right: int, down: int) -> BoolMask:

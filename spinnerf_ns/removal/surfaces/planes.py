@@ -7,7 +7,7 @@ photo agrees on them; what lies on none (a bush, a statue) is one rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -45,7 +45,7 @@ UNKNOWN = -1
 Points = npt.NDArray[np.float64]
 
 
-def find_planes(views: Sequence[View], depths: Sequence[npt.NDArray[np.float32]], regions: Sequence[BoolMask]) -> Points:
+def find_planes(views: Sequence[View], depths: Iterable[npt.NDArray[np.float32]], regions: Iterable[BoolMask]) -> Points:
     """The planes around the regions, by RANSAC over the points of all photos. Deterministic.
 
     Args:

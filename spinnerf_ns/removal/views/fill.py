@@ -27,6 +27,7 @@ from spinnerf_ns.removal.views.offers import Asked, Exposure
 from spinnerf_ns.removal.views.photos import EDGE, LOOSE, Photos
 from spinnerf_ns.scene.camera_path import order_along_path
 from spinnerf_ns.scene.cameras import ray_directions
+from spinnerf_ns.scene.view import View
 
 Floats = npt.NDArray[np.float32]
 
@@ -91,6 +92,11 @@ def fill_photo(layer: ViewLayers, others: Photos, tolerance: float = 0.01, match
     return _fill(layer, others, tolerance, match_exposure)
 
 
+def most_sources(views: Sequence[View]) -> int:
+    """How many photos are asked about each of the views' photos at most."""
+    return min(MOST_SOURCES, max(LEAST_SOURCES, kept_photos(views, SOURCE_PIXELS)))
+
+
 class Sources:
     """Which photos are asked about a photo, and in which order.
 
@@ -102,18 +108,15 @@ class Sources:
     def __init__(self, layers: Sequence[ViewLayers]) -> None:
         self.layers = Layers.of(layers)
         views = self.layers.views
-        self.order = order_along_path(views)
-        """The photos' numbers, along the camera path: neighbours ask nearly the same photos."""
-        able = [number for number in self.order if self.layers.is_source[number]]
-        room = kept_photos(views, SOURCE_PIXELS)
-        self.count = min(MOST_SOURCES, max(LEAST_SOURCES, room))
+        able = [number for number in order_along_path(views) if self.layers.is_source[number]]
+        self.count = most_sources(views)
         """Photos that are asked about each photo at most."""
         spread = min(self.count // 3, len(able))
         self._spread = {able[place] for place in np.linspace(0, len(able) - 1, spread).round().astype(int)} if able else set()
         self._able = np.array(sorted(able), np.int64)
         self._poses = np.stack([view.c2w for view in views]) if views else np.zeros((0, 3, 4))
         # With room for more than are asked at once, what neighbours ask, too, need not be read again.
-        self.photos = Photos(self.layers, min(len(views), max(self.count, min(2 * self.count, room))))
+        self.photos = Photos(self.layers, min(len(views), max(self.count, min(2 * self.count, kept_photos(views, SOURCE_PIXELS)))))
 
     def of(self, number: int, layer: ViewLayers, most: int | None = None) -> Photos:
         """The photos that are asked about one, nearest by pose first.

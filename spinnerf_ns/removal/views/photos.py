@@ -38,7 +38,8 @@ class Photos:
 
     Args:
         layers: the photos; their z_background is not read.
-        most: photos whose depth is in memory at a time; by default all. Of what was chosen (`[...]`), the latest choice may be asked.
+        most: photos whose depth is in memory at a time; by default all. Of what was chosen (`[...]`), the latest choice can be
+            asked.
     """
 
     def __init__(self, layers: Sequence[ViewLayers], most: int | None = None) -> None:

@@ -213,7 +213,7 @@ class FieldsBenchmark:
         }
         photos = [manager.view_of(path).photo for path in manager.train_dataset.image_filenames]
         left_out = np.concatenate([regions[photo].reshape(-1) & (kind == "rest") for photo in photos])
-        model = fit_background(pipeline.model, manager, torch.from_numpy(left_out), self.steps)
+        model = fit_background(pipeline.model, manager, torch.from_numpy(~left_out), self.steps)
         shares, figures = [], []
         for view in shown(capture, workspace)[:: self.every]:
             true = true_depth(scene, view.photo, "depths" if kind == "rest" else "depths_with_object")

@@ -134,7 +134,7 @@ def test_export_fits_a_field_of_what_stays_and_leaves_the_data_manager_as_it_was
     drawn, plain = [], manager.rays
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(manager, "rays", lambda pool, flat, *rest: drawn.append(flat) or plain(pool, flat, *rest))
-        model = fit_background(pipeline.model, manager, regions, STEPS)
+        model = fit_background(pipeline.model, manager, ~regions, STEPS)
     assert not regions[torch.cat(drawn)].any()
     assert before == (manager.train_pool, manager.sparse_pixels, manager.layout)
     assert not model.training

@@ -92,13 +92,13 @@ class BackgroundModel(SpinnerfModel):
 
 
 @torch.random.fork_rng()
-def fit_background(like: SpinnerfModel, manager: SpinnerfDataManager, regions: Tensor, steps: int) -> BackgroundModel:
+def fit_background(like: SpinnerfModel, manager: SpinnerfDataManager, outside: Tensor, steps: int) -> BackgroundModel:
     """Fits a field to the training photos outside the regions.
 
     Args:
         like: a model of the same scene, whose grid, samples and losses are taken; it is left as it is.
         manager: the data manager, whose photos and sparse points are used; it is left as it was found.
-        regions: (P,) bool over the pixels of the manager's pool: what is not looked at.
+        outside: (P,) bool over the pixels of the manager's pool: those outside the regions, which alone are looked at.
         steps: training steps.
 
     Returns:
@@ -118,7 +118,7 @@ def fit_background(like: SpinnerfModel, manager: SpinnerfDataManager, regions: T
     parameters = [parameter for part in PARTS for parameter in getattr(model, part).parameters()]
     optimizer = FastAdamOptimizerConfig(lr=RATE, eps=1e-15).setup(parameters)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, (LAST_RATE / RATE) ** (1 / max(steps, 1)))
-    with _outside(manager, regions):
+    with _only(manager, outside):
         for step in track(range(steps), "Fitting what stays"):
             for callback in callbacks:
                 callback.run_callback_at_location(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
@@ -135,14 +135,14 @@ def fit_background(like: SpinnerfModel, manager: SpinnerfDataManager, regions: T
 
 
 @contextmanager
-def _outside(manager: SpinnerfDataManager, regions: Tensor) -> Iterator[None]:
-    """Within this context the data manager draws no ray into the regions."""
+def _only(manager: SpinnerfDataManager, outside: Tensor) -> Iterator[None]:
+    """Within this context the data manager draws rays through these pixels alone."""
     before = {name: getattr(manager, name) for name in ("train_pool", "sparse_pixels", "sparse_disparity", "layout")}
     pool = manager.train_pool
-    usable = ~regions if pool.usable is None else pool.usable & ~regions
+    usable = outside if pool.usable is None else pool.usable & outside
     if not usable.any():
         raise SpinnerfError("the object masks cover all photos: nothing is left to fit what stays to; look at masks_3d")
-    seen = ~regions[manager.sparse_pixels]
+    seen = outside[manager.sparse_pixels]
     manager.train_pool = replace(pool, usable=usable)
     manager.sparse_pixels, manager.sparse_disparity = manager.sparse_pixels[seen], manager.sparse_disparity[seen]
     if not seen.any():

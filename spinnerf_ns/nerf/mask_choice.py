@@ -124,4 +124,4 @@ class MaskChoice:
 def consensus_of(manager: SpinnerfSegDataManager) -> Consensus:
     """What the tracked masks on disk say."""
     views = [view for view in manager.capture.views if manager.mask_file(view) is not None]
-    return Consensus(views, [manager.read_label(view) == 1 for view in views])
+    return Consensus(views, [lambda view=view: manager.read_label(view) == 1 for view in views])

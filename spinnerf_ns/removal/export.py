@@ -11,7 +11,7 @@ import numpy.typing as npt
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 
-from spinnerf_ns.conventions import LEAST_DILATION
+from spinnerf_ns.conventions import LEAST_DILATION, BoolMask
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_depth, load_object_mask, save_depth, save_object_mask
 from spinnerf_ns.hints import command, say
@@ -32,6 +32,9 @@ from spinnerf_ns.stereo.points import points_of
 RenderLayers = Callable[[View], tuple]
 """A view -> object_mask and z_visible, each (H, W), planar depth in world units, 0 = unknown; and, if there is more to say of the
 photo, a dict for its record in the manifest."""
+
+Regions = Callable[[View], BoolMask]
+"""A view -> (H, W) bool: what is taken out of it."""
 
 RenderDepth = Callable[[View], npt.NDArray[np.float32]]
 """A view -> (H, W) planar depth in world units, 0 = unknown."""
@@ -69,14 +72,14 @@ def render_stage(
 def background_stage(
     capture: Capture,
     workspace: Workspace,
-    fit: Callable[[dict[str, npt.NDArray[np.bool_]], Path], RenderDepth],
+    fit: Callable[[Regions, Path], RenderDepth],
     config: ExportConfig,
     parameters: dict[str, Any],
 ) -> None:
     """Writes `background/`: a field fitted to the photos outside their regions, and what it shows of their depth.
 
     Args:
-        fit: photo -> region, and the file that the field is written to -> a function that renders its depth.
+        fit: what reads a photo's region, and the file that the field is written to -> a function that renders its depth.
         parameters: what else the result depends on.
     """
     views = workspace.views_with_object(capture)
@@ -86,8 +89,11 @@ def background_stage(
     with workspace.stage(BACKGROUND, parameters, inputs, [folder], config.overwrite, capture) as stage:
         if stage.fresh:
             return
-        regions = {view.photo: removed_region(workspace, view, config) for view in views}
-        render = fit(regions, stage.folder(folder) / "field.pt")
+
+        def region(view: View) -> BoolMask:
+            return removed_region(workspace, view, config)
+
+        render = fit(region, stage.folder(folder) / "field.pt")
         for view in track(views, "Rendering depth"):
             save_depth(stage.folder(folder) / "depths" / f"{view.photo}.npy", render(view))
             stage.record(view.photo)

@@ -16,7 +16,7 @@ from spinnerf_ns.nerf.mask_choice import MaskChoice
 from spinnerf_ns.nerf.refinement import SURE
 from spinnerf_ns.nerf.rendering import render_depth, render_objectness_and_depth
 from spinnerf_ns.removal.config import ExportConfig
-from spinnerf_ns.removal.export import RenderDepth, background_stage, export_removed, object_points, render_stage
+from spinnerf_ns.removal.export import Regions, RenderDepth, background_stage, export_removed, object_points, render_stage
 from spinnerf_ns.removal.kept import export_kept
 from spinnerf_ns.scene.capture import Capture
 from spinnerf_ns.scene.hull import visual_hull
@@ -88,28 +88,29 @@ def fit_what_stays(
     manager: SpinnerfSegDataManager,
     steps: int,
     config: ExportConfig,
-    regions: dict[str, BoolMask],
+    regions: Regions,
     path: Path,
 ) -> RenderDepth:
     """Fits a field to what lies outside the removed regions and writes it.
 
     Args:
         model: the segmentation field, whose size is taken.
-        regions: photo -> (H, W) what is taken out.
+        regions: reads what is taken out of a photo: all photos' are not held.
         path: where the field goes.
 
     Returns:
         What renders its depth.
     """
     capture, pool = manager.capture, manager.train_pool
-    flat = [
-        resize_mask(regions[manager.view_of(name).photo], (int(height), int(width))).reshape(-1)
-        for name, height, width in zip(manager.train_dataset.image_filenames, pool.heights, pool.widths, strict=True)
-    ]
-    background = fit_background(model, manager, torch.from_numpy(np.concatenate(flat)), steps)
+    outside = torch.empty(pool.num_pixels, dtype=torch.bool)
+    for index, name in enumerate(manager.train_dataset.image_filenames):
+        start, end = pool.starts[index : index + 2].tolist()
+        region = resize_mask(regions(manager.view_of(name)), (int(pool.heights[index]), int(pool.widths[index])))
+        outside[start:end] = torch.from_numpy(~region.reshape(-1))
+    background = fit_background(model, manager, outside, steps)
     BackgroundField.of(background, capture.world_to_training).save(path)
     views = manager.workspace.views_with_object(capture)
-    unsure = [regions[view.photo] | ~view.valid_mask() for view in views]  # what may not be used says nothing of the object
+    unsure = (regions(view) | ~view.valid_mask() for view in views)  # what may not be used says nothing of the object
     hull = visual_hull(views, unsure, object_points(manager.workspace, views))
     background.empty_hull(hull, capture.world_to_training)
     return partial(_depth_of, background, capture, config.downscale)

@@ -6,7 +6,7 @@ poses alone, no depth and no field, so whatever made a mask cannot vouch for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -54,15 +54,15 @@ class Consensus:
 
     Args:
         views: photos with a tracked mask.
-        masks: per photo (H, W) bool, empty where the object is not in it.
+        masks: per photo (H, W) bool, empty where the object is not in it; or a function that reads it: not all are asked for.
     """
 
-    def __init__(self, views: Sequence[View], masks: Sequence[BoolMask]) -> None:
+    def __init__(self, views: Sequence[View], masks: Sequence[BoolMask | Callable[[], BoolMask]]) -> None:
         chosen = np.unique(np.linspace(0, len(views) - 1, min(VOTERS, len(views))).round().astype(int)) if views else []
         self.views = [views[i] for i in chosen]
         self._place = {view.photo: i for i, view in enumerate(self.views)}
-        masks = [masks[i] for i in chosen]
-        box = _box(self.views, masks)
+        kept = [mask() if callable(mask := masks[i]) else mask for i in chosen]
+        box = _box(self.views, kept)
         self.cell = 0.0
         self._cells = np.zeros((0, 3))
         self._shown = self._inside = np.zeros((len(self.views), 0), bool)
@@ -74,7 +74,7 @@ class Consensus:
         steps = (np.arange(CELLS) + 0.5) * self.cell - half
         self._cells = center + np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
         self._shown, self._inside = (np.zeros((len(self.views), len(self._cells)), bool) for _ in range(2))
-        for index, (view, object_mask) in enumerate(zip(self.views, masks, strict=True)):
+        for index, (view, object_mask) in enumerate(zip(self.views, kept, strict=True)):
             xy, z = project(view, self._cells)
             with np.errstate(invalid="ignore"):
                 shown = (z > 0) & (xy[:, 0] >= 0) & (xy[:, 0] < view.width) & (xy[:, 1] >= 0) & (xy[:, 1] < view.height)
@@ -87,7 +87,7 @@ class Consensus:
         possible = (self._count >= LEAST_VOTERS) & (self._votes >= PARTS[0] * (self._count - 1) - 1e-6)
         self._cells, self._count, self._votes = self._cells[possible], self._count[possible], self._votes[possible]
         self._shown, self._inside = self._shown[:, possible], self._inside[:, possible]
-        some = list(zip(self.views, masks, strict=True))[:: max(1, len(self.views) // CALIBRATED)]
+        some = list(zip(self.views, kept, strict=True))[:: max(1, len(self.views) // CALIBRATED)]
         explained = [np.median([agreement(*self.compared(view, mask, part)) for view, mask in some]) for part in PARTS]
         self.part = PARTS[int(np.argmax(explained))]
         self.explained = float(max(explained))

@@ -5,7 +5,7 @@ No photo shows what is in there, so nothing keeps a field from leaving fog in it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,7 @@ class VisualHull:
     """(X, Y, Z) whether a cell is in the hull."""
 
 
-def visual_hull(views: Sequence[View], regions: Sequence[BoolMask], surface: npt.NDArray[np.float64]) -> VisualHull:
+def visual_hull(views: Sequence[View], regions: Iterable[BoolMask], surface: npt.NDArray[np.float64]) -> VisualHull:
     """The cells around the object that (nearly) all photos see inside their regions.
 
     Args:

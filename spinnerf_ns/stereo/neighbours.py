@@ -24,6 +24,8 @@ MOST_ANGLE = 0.7
 """Beyond this angle, in radians, photos hardly look alike."""
 MOST_SCALE = 2.0
 """A neighbour shows things at most so many times as large, or as small."""
+MOST_RATED = 160
+"""Photos that are rated for a photo, at most."""
 GRID = 5
 """Pixels along each side at which a photo's content is tried."""
 
@@ -77,9 +79,8 @@ def _rate(cameras: Sequence[Pinhole], index: int, depth: float) -> tuple[Points,
     to_here = points - camera.center
     to_here /= np.linalg.norm(to_here, axis=1, keepdims=True)
     worth, sides = np.zeros(len(cameras)), np.zeros((len(cameras), 2))
-    for other, neighbour in enumerate(cameras):
-        if other == index:
-            continue
+    for other in _candidates(cameras, index, depth):
+        neighbour = cameras[other]
         xy, z = neighbour.project(points)
         inside = (z > 0) & (xy >= 0).all(axis=1) & (xy[:, 0] <= neighbour.width - 1) & (xy[:, 1] <= neighbour.height - 1)
         scale = neighbour.focal / camera.focal * depth / np.where(z > 0, z, depth)
@@ -95,6 +96,20 @@ def _rate(cameras: Sequence[Pinhole], index: int, depth: float) -> tuple[Points,
         aside = (camera.rotation @ (neighbour.center - camera.center))[:2]
         sides[other] = aside / max(float(np.linalg.norm(aside)), 1e-12)
     return worth, sides
+
+
+def _candidates(cameras: Sequence[Pinhole], index: int, depth: float) -> list[int]:
+    """The other photos; of very many those that see the content's middle at about the best angle, so that time does not grow with
+    their number."""
+    others = np.array([other for other in range(len(cameras)) if other != index], np.int64)
+    if len(others) <= MOST_RATED:
+        return others.tolist()
+    camera = cameras[index]
+    middle = camera.center + depth * camera.forward
+    away = middle - np.stack([cameras[other].center for other in others])
+    cosine = away @ camera.forward / np.maximum(np.linalg.norm(away, axis=1), 1e-12)
+    angle = np.maximum(np.arccos(np.clip(cosine, -1, 1)), 1e-6)
+    return np.sort(others[np.argsort(np.abs(np.log(angle / ANGLE)), kind="stable")[:MOST_RATED]]).tolist()
 
 
 def plane_inverses(

@@ -53,3 +53,27 @@ def test_far_photos_fall_back_to_the_path(there_and_back) -> None:
     graph.add_tracked(2, masks[2], [0], 1.0)
     assert graph.next([4, 3]) == 3
     assert graph.references(3, 2) == [2, 0]
+
+
+def test_the_next_photo_is_found_in_time_that_grows_with_their_number(monkeypatch):
+    """Of all waiting photos against all tracked ones, step after step, time would grow with the cube."""
+    from spinnerf_ns.segmentation.trackers import photo_graph
+
+    monkeypatch.setattr(photo_graph, "DenseFlow", lambda **_: lambda a, b: (None, np.ones(a.shape, np.float32)))
+    ranked: list[int] = []
+    rank = PhotoGraph._rank
+    monkeypatch.setattr(PhotoGraph, "_rank", lambda self, reference, index: ranked.append(index) or rank(self, reference, index))
+    calls = []
+    for count in (12, 24):
+        ranked.clear()
+        graph = PhotoGraph(count, lambda index: np.zeros((20, 20, 3), np.uint8), reach=4)
+        mask = np.zeros((20, 20), bool)
+        mask[5:9, 5:9] = True
+        graph.add_source(0, mask)
+        waiting = list(range(1, count))
+        while waiting:
+            index = graph.next(waiting)
+            waiting.remove(index)
+            graph.add_tracked(index, mask, [0], 1.0)
+        calls.append(len(ranked))
+    assert calls[1] < 5 * calls[0]

@@ -287,7 +287,7 @@ class SpinnerfSegDataManager(SpinnerfDataManager):
     config: SpinnerfSegDataManagerConfig
 
     def __init__(self, config: SpinnerfSegDataManagerConfig, *args: Any, **kwargs: Any) -> None:
-        self._labels: list[Tensor] = []
+        self._labelled = 0
         super().__init__(config, *args, **kwargs)
 
     @property
@@ -325,11 +325,9 @@ class SpinnerfSegDataManager(SpinnerfDataManager):
         Raises:
             SpinnerfError: no photo has a mask, or all masks are empty.
         """
+        self.labels, self._labelled = torch.empty(int(self.train_dataset.sizes.prod(dim=1).sum()), dtype=torch.uint8), 0
         super().setup_train()
-        self.labels = torch.cat(self._labels)
-        self._labels = []
-        known = self.labels != UNKNOWN
-        if not known.any():
+        if not (self.labels != UNKNOWN).any():
             raise SpinnerfError(
                 f"{self.masks_folder}: no training photo has an object mask there; make them with: {self._segment_command()}"
             )
@@ -345,7 +343,9 @@ class SpinnerfSegDataManager(SpinnerfDataManager):
 
     def add_to_pool(self, data: dict) -> None:
         """Enters a photo's labels."""
-        self._labels.append(data["object_label"].reshape(-1))
+        labels = data["object_label"].reshape(-1)
+        self.labels[self._labelled : self._labelled + len(labels)] = labels
+        self._labelled += len(labels)
 
     def object_label(self, index: int) -> Tensor:
         """(H, W) uint8 labels of a training photo: 1 object, 0 not, `UNKNOWN`."""
@@ -364,12 +364,20 @@ class SpinnerfSegDataManager(SpinnerfDataManager):
 
     def packed_labels(self) -> Tensor:
         """(K,) uint8: all labels, compressed; about a hundredth of their size."""
-        return torch.frombuffer(bytearray(zlib.compress(self.labels.numpy().tobytes(), level=1)), dtype=torch.uint8)
+        return torch.frombuffer(bytearray(zlib.compress(self.labels.numpy().data, level=1)), dtype=torch.uint8)
 
     def unpack_labels(self, packed: Tensor) -> bool:
         """Puts labels that were packed in all labels' place; False, and no change, where they are of other photos."""
-        labels = torch.frombuffer(bytearray(zlib.decompress(packed.cpu().numpy().tobytes())), dtype=torch.uint8)
-        if labels.shape != self.labels.shape:
+        labels, filled = torch.empty_like(self.labels), 0
+        inflating, left = zlib.decompressobj(), packed.cpu().numpy().tobytes()
+        while left and filled < len(labels):  # piece by piece: all of them are a byte for every pixel
+            piece = inflating.decompress(left, 1 << 24)
+            left = inflating.unconsumed_tail
+            if filled + len(piece) > len(labels) or not piece:
+                return False
+            labels[filled : filled + len(piece)] = torch.from_numpy(np.frombuffer(piece, np.uint8).copy())
+            filled += len(piece)
+        if filled < len(labels) or inflating.decompress(left, 1):
             return False
         self.labels = labels
         return True

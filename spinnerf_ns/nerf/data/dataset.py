@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from spinnerf_ns.conventions import resize_mask
-from spinnerf_ns.nerf.data.pixel_samplers import PixelPool
+from spinnerf_ns.nerf.data.pixel_samplers import PixelPool, starts_of
 from spinnerf_ns.scene.view import View
 
 TINT = (1.0, 0.15, 0.1)
@@ -80,6 +80,11 @@ class AnnotatedDataset(InputDataset):
             return {}
         return self.extras(Path(self.image_filenames[data["image_idx"]]), tuple(data["image"].shape[:2]))
 
+    @property
+    def sizes(self) -> Tensor:
+        """(N, 2) int64: heights and widths of the photos."""
+        return torch.tensor([self._shape(view) for view in self.views], dtype=torch.int64).reshape(-1, 2)
+
     def _shape(self, view: View) -> tuple[int, int]:
         """(height, width) of a photo in this dataset."""
         return int(view.height * self.scale_factor), int(view.width * self.scale_factor)
@@ -108,15 +113,21 @@ def build_pool(dataset: AnnotatedDataset, visit: Callable[[dict], None] | None =
         dataset: the photos.
         visit: is shown each photo's data, in the dataset's order.
     """
-    images, usable, masked = [], [], False
-    for index in range(len(dataset)):
+    sizes = dataset.sizes
+    starts = starts_of(sizes).tolist()
+    colors, usable = torch.zeros(0, 3, dtype=torch.uint8), None
+    for index, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
         data = dataset.get_data(index, image_type="uint8")
-        images.append(data["image"])
-        masked |= "mask" in data
-        usable.append(data["mask"][..., 0] if "mask" in data else torch.ones(data["image"].shape[:2], dtype=torch.bool))
+        image = data["image"].reshape(end - start, -1)
+        if index == 0:
+            colors = torch.empty(starts[-1], image.shape[1], dtype=torch.uint8)  # once for all: they may be most of the memory
+        colors[start:end] = image
+        if "mask" in data:
+            usable = torch.ones(starts[-1], dtype=torch.bool) if usable is None else usable
+            usable[start:end] = data["mask"].reshape(-1)
         if visit is not None:
             visit(data)
-    return PixelPool.from_images(images, usable=usable if masked else None)
+    return PixelPool.of(colors, sizes, usable=usable)
 
 
 def subset(outputs: DataparserOutputs, indices: Sequence[int]) -> DataparserOutputs:

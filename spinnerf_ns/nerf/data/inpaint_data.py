@@ -162,7 +162,7 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         usable pixels."""
         pool, scale = self.train_pool, self.train_dataparser_outputs.dataparser_scale
         fill_pixels, depth_pixels, region_pixels, disparities = [], [], [], []
-        region_masks = []
+        outside = torch.ones(pool.num_pixels, dtype=torch.bool)
         for index, path in enumerate(self.train_dataset.image_filenames):
             photo = self.view_of(path).photo
             shape = (int(pool.heights[index]), int(pool.widths[index]))
@@ -177,11 +177,11 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
             if self.config.to_fill == "unseen" and Path(files.unseen_mask).is_file():
                 to_fill = resize_mask(load_object_mask(files.unseen_mask), shape)
             z = resize_depth(load_depth(files.depth), shape) * scale
-            start = int(pool.starts[index])
+            start, end = pool.starts[index : index + 2].tolist()
             if pool.usable is not None:  # what may not be used is no gap to be filled: the capture's masks, or what was left out
                 to_fill = to_fill & pool.usable[start : start + to_fill.size].numpy().reshape(shape)
             # Filled pixels came from other photos: these teach the same without the error of their having been moved.
-            region_masks.append(torch.from_numpy(object_mask.reshape(-1)))
+            outside[start:end] = torch.from_numpy(~object_mask.reshape(-1))
             fill_pixels.append(np.flatnonzero(to_fill) + start)
             region_pixels.append(np.flatnonzero(object_mask) + start)
             # Where other photos show the background, their colours say its depth better than an earlier field's.
@@ -197,13 +197,10 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
                 f"{self.removed_folder}: the removed region is empty in every training photo; look at the masks in "
                 f"{self.workspace.masks_3d} and export again: {self.workspace.export_command(overwrite=True)}"
             )
-        outside = ~torch.cat(region_masks)
-        self._valid = pool.usable  # the capture's own masks
-        pool.usable = outside if self._valid is None else self._valid & outside
         # What the points say of the removed region they say of the object.
-        outside_region = torch.ones(pool.num_pixels, dtype=torch.bool)
-        outside_region[self.region_pixels] = False
-        kept = outside_region[self.sparse_pixels]
+        kept = outside[self.sparse_pixels]
+        self._valid = pool.usable  # the capture's own masks
+        pool.usable = outside if self._valid is None else outside.logical_and_(self._valid)
         self.sparse_pixels, self.sparse_disparity = self.sparse_pixels[kept], self.sparse_disparity[kept]
         self.disparity_scale = float(self.disparity.median()) if len(self.disparity) else 1.0
 

@@ -50,22 +50,26 @@ class PixelPool:
         Raises:
             SpinnerfError: no photo, or not one usable pixel.
         """
-        if not images:
-            raise SpinnerfError("there is no photo to train on: the dataset's train split is empty")
-        sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int64)
-        starts = torch.zeros(len(images) + 1, dtype=torch.int64)
-        starts[1:] = torch.cumsum(sizes[:, 0] * sizes[:, 1], 0)
+        sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int64).reshape(-1, 2)
+        colors = torch.cat([image.reshape(-1, image.shape[-1]) for image in images]) if images else torch.zeros(0, 3)
         flat_usable = None if usable is None else torch.cat([mask.reshape(-1).bool() for mask in usable])
-        if flat_usable is not None and not flat_usable.any():
+        return cls.of(colors, sizes, camera_indices, flat_usable)
+
+    @classmethod
+    def of(
+        cls, colors: Tensor, sizes: Tensor, camera_indices: Sequence[int] | None = None, usable: Tensor | None = None
+    ) -> PixelPool:
+        """From (P, C) uint8 colours of photos of (N, 2) int64 heights and widths, and where given (P,) bool usable pixels.
+
+        Raises:
+            SpinnerfError: no photo, or not one usable pixel.
+        """
+        if not len(sizes):
+            raise SpinnerfError("there is no photo to train on: the dataset's train split is empty")
+        if usable is not None and not usable.any():
             raise SpinnerfError("the masks leave not one pixel to train on: are they inverted? (object masks: 255 = object)")
-        return cls(
-            colors=torch.cat([image.reshape(-1, image.shape[-1]) for image in images]),
-            starts=starts,
-            heights=sizes[:, 0].contiguous(),
-            widths=sizes[:, 1].contiguous(),
-            camera_indices=torch.arange(len(images)) if camera_indices is None else torch.as_tensor(list(camera_indices)),
-            usable=flat_usable,
-        )
+        indices = torch.arange(len(sizes)) if camera_indices is None else torch.as_tensor(list(camera_indices))
+        return cls(colors, starts_of(sizes), sizes[:, 0].contiguous(), sizes[:, 1].contiguous(), indices, usable)
 
     def __len__(self) -> int:
         return len(self.heights)
@@ -108,6 +112,13 @@ class PixelPool:
     def ray_indices(self, pixels: Tensor) -> Tensor:
         """(R, 3) (photo, row, column) -> (R, 3) (camera, row, column), what nerfstudio's RayGenerator takes."""
         return torch.cat([self.camera_indices[pixels[:, :1]], pixels[:, 1:]], dim=-1)
+
+
+def starts_of(sizes: Tensor) -> Tensor:
+    """(N + 1,) int64: where the pixels of photos of (N, 2) heights and widths begin; the last entry is their number."""
+    starts = torch.zeros(len(sizes) + 1, dtype=torch.int64)
+    starts[1:] = torch.cumsum(sizes[:, 0] * sizes[:, 1], 0)
+    return starts
 
 
 def sample_usable(pool: PixelPool, num_rays: int, generator: torch.Generator | None = None) -> Tensor:

@@ -70,6 +70,19 @@ DOUBT = 0.15
 
 
 @dataclass(eq=False)
+class Masked:
+    """A photo whose object mask is known."""
+
+    view: View
+    object_mask: BoolMask
+    """(H, W) at the photo's size."""
+    worth: float = 1.0
+    """How far its mask is to be trusted."""
+    is_source: bool = False
+    """Whether somebody pointed at it, so that its contour is no guess."""
+
+
+@dataclass(eq=False)
 class Known:
     """A photo whose object mask is known, and what is known of its depth."""
 
@@ -81,9 +94,9 @@ class Known:
     confidence: Floats
     """(h, w)."""
     worth: float = 1.0
-    """How far its mask is to be trusted."""
+    """As of `Masked`."""
     is_source: bool = False
-    """Whether somebody pointed at it, so that its contour is no guess."""
+    """As of `Masked`."""
 
     @cached_property
     def contour_distance(self) -> Floats:
@@ -186,7 +199,7 @@ class Hull:
         self.points = self.low + (grid + 0.5) * self.cell
         self.seen, self.outside = np.zeros(len(grid), np.int32), np.zeros(len(grid), np.int32)
 
-    def carve(self, known: Known) -> None:
+    def carve(self, known: Known | Masked) -> None:
         """Takes a photo's word for what is no object."""
         view, object_mask = known.view, known.object_mask
         xy, z = project(view, self.points)

@@ -28,7 +28,7 @@ from spinnerf_ns.scene.view import View
 from spinnerf_ns.segmentation.prompts import check_source
 from spinnerf_ns.segmentation.refine import clean_components, to_lab
 from spinnerf_ns.segmentation.trackers.agreed import agreed
-from spinnerf_ns.segmentation.trackers.carried import Carried, ColourModel, Hull, Known, surface_points, votes
+from spinnerf_ns.segmentation.trackers.carried import Carried, ColourModel, Hull, Known, Masked, surface_points, votes
 from spinnerf_ns.segmentation.trackers.flow import LEVELS, FlowTracker
 from spinnerf_ns.stereo.maps import Stereo
 
@@ -39,6 +39,8 @@ CARVED = 6
 LEAST_IN_FRAME = 0.02
 """A photo that shows less of the hull does not show the object."""
 CACHED_PHOTOS = 16
+CACHED_VOTERS = 32
+"""Known photos whose depth is in memory: what votes on a photo votes on its neighbours, too."""
 
 
 @dataclass
@@ -148,8 +150,12 @@ class _Run:
         self.options, self.images, self.views, self.read_depth = options, images, views, depth
         self.masks: list[BoolMask | None] = [None] * len(images)
         self.sources: list[int] = []
-        self.known: dict[int, Known] = {}
+        self.known: dict[int, Masked] = {}
         self.hull: Hull | None = None
+        self._offsets: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+        self._nearest = np.full(len(images), np.inf)
+        """How differently each photo shows the object from that known photo that shows it most alike."""
+        self._with_depth: OrderedDict[Masked, Known] = OrderedDict()
         self.colours = ColourModel()
         self.level = float(LEVELS[0])
         self._steps: dict[int, int] = {}
@@ -176,10 +182,12 @@ class _Run:
             if object_mask.any():
                 self.sources.append(index)
                 self._know(index, object_mask, 1.0, 0)
-        surface = surface_points(list(self.known.values()))
+        surface = surface_points([self._known_with_depth(one) for one in self.known.values()])
         if len(surface) < 10:
             return
         self.center = np.median(surface, axis=0)
+        for index in self.known:
+            self._nearest = np.minimum(self._nearest, self._apart_from(index))
         self.hull = Hull(surface)
         for one in self.known.values():
             self.hull.carve(one)
@@ -191,7 +199,7 @@ class _Run:
             refused = []
             before = len(self.known)
             while waiting:
-                index = min(waiting, key=lambda other: (min(self._apart(other, k) for k in self.known), other))
+                index = min(waiting, key=lambda other: (self._nearest[other], other))
                 waiting.remove(index)
                 if self._try(index, patient=True):
                     self.report(index, progress)
@@ -210,7 +218,7 @@ class _Run:
 
     def _revise(self, progress: Callable[[int], None] | None) -> None:
         """Fits every photo again, from all the others: the first ones were fitted when little was known."""
-        surface = surface_points([self.known[i] for i in self.sources])
+        surface = surface_points([self._known_with_depth(self.known[i]) for i in self.sources])
         hull, colours = Hull(surface), ColourModel()
         for index, one in self.known.items():
             hull.carve(one)
@@ -229,8 +237,7 @@ class _Run:
             object_mask, agreement = one
             self.masks[index] = object_mask
             worth = max(0.3, agreement * 0.95 ** self._steps.get(index, len(before)))
-            stereo = self.read_depth(self.views[index].photo)
-            self.known[index] = Known(self.views[index], object_mask, stereo.z, stereo.confidence, worth)
+            self.known[index] = Masked(self.views[index], object_mask, worth, False)
 
     # ------------------------------------------------------------------------------------------------------------- a photo
     def photo(self, index: int) -> Image:
@@ -242,17 +249,33 @@ class _Run:
         return self._photos[index]
 
     def _know(self, index: int, object_mask: BoolMask, worth: float, steps: int) -> None:
-        stereo = self.read_depth(self.views[index].photo)
-        self.known[index] = Known(self.views[index], object_mask, stereo.z, stereo.confidence, worth, steps == 0)
+        self.known[index] = Masked(self.views[index], object_mask, worth, steps == 0)
         self._steps[index] = steps
+        if self.hull is not None:
+            self._nearest = np.minimum(self._nearest, self._apart_from(index))
         self.colours.learn(to_lab(self.photo(index)), object_mask, 3.0 if steps == 0 else worth)
 
-    def _apart(self, one: int, other: int) -> float:
-        """How differently two photos show the object: the angle between them, and the step in size."""
-        offsets = [self.views[i].c2w[:, 3] - self.center for i in (one, other)]
-        lengths = [max(float(np.linalg.norm(offset)), 1e-9) for offset in offsets]
-        cosine = float(offsets[0] @ offsets[1]) / (lengths[0] * lengths[1])
-        return float(np.arccos(np.clip(cosine, -1, 1))) + 0.5 * abs(float(np.log(lengths[0] / lengths[1])))
+    def _known_with_depth(self, masked: Masked) -> Known:
+        """A photo whose mask is known, with its depth: of those that voted last it is at hand."""
+        if masked not in self._with_depth:
+            if len(self._with_depth) >= CACHED_VOTERS:
+                self._with_depth.popitem(last=False)
+            stereo = self.read_depth(masked.view.photo)
+            self._with_depth[masked] = Known(
+                masked.view, masked.object_mask, stereo.z, stereo.confidence, masked.worth, masked.is_source
+            )
+        self._with_depth.move_to_end(masked)
+        return self._with_depth[masked]
+
+    def _apart_from(self, index: int) -> NDArray[np.float64]:
+        """(N,) how differently all photos show the object from how one does."""
+        if self._offsets is None:
+            offsets = np.stack([view.c2w[:, 3] for view in self.views]) - self.center
+            lengths = np.maximum(np.linalg.norm(offsets, axis=1), 1e-9)
+            self._offsets = offsets, lengths
+        offsets, lengths = self._offsets
+        cosine = (offsets @ offsets[index]) / (lengths * lengths[index])
+        return np.arccos(np.clip(cosine, -1, 1)) + 0.5 * np.abs(np.log(lengths / lengths[index]))
 
     def _try(self, index: int, patient: bool) -> bool:
         """Looks for the object in a photo; whether a mask was taken."""
@@ -267,25 +290,26 @@ class _Run:
         self.hull.carve(self.known[index])
         return True
 
-    def _known_near(self, index: int, known: dict[int, Known]) -> list[int]:
+    def _known_near(self, index: int, known: dict[int, Masked]) -> list[int]:
         """The photos that vote on a photo."""
-        near = sorted(known, key=lambda other: (self._apart(index, other), other))[: self.options.references]
+        apart = self._apart_from(index)
+        near = sorted(known, key=lambda other: (apart[other], other))[: self.options.references]
         return list(dict.fromkeys([*near, *(source for source in self.sources if source in known)]))
 
-    def _carried(self, index: int, known: dict[int, Known]) -> tuple[Carried, Floats] | None:
+    def _carried(self, index: int, known: dict[int, Masked]) -> tuple[Carried, Floats] | None:
         """What other photos say of a photo, and its fitted probabilities; None where it does not show the hull."""
         view, stereo = self.views[index], self.read_depth(self.views[index].photo)
         possible, in_frame = self.hull.silhouette(view, stereo.z.shape)
         if in_frame < LEAST_IN_FRAME or not possible.any():
             return None
         around = cv2.dilate(possible.astype(np.uint8), np.ones((41, 41), np.uint8)) > 0
-        chosen = [known[other] for other in self._known_near(index, known)]
+        chosen = [self._known_with_depth(known[other]) for other in self._known_near(index, known)]
         said = votes(view, stereo.z, stereo.confidence, chosen, around)
         prior = Carried(*said, possible, min(1.0, len(known) / CARVED))
         probability = prior.fitted(self.photo(index), self.colours, self.options)
         return None if probability is None else (prior, probability)
 
-    def _fitted(self, index: int, known: dict[int, Known], patient: bool) -> tuple[BoolMask, float] | None:
+    def _fitted(self, index: int, known: dict[int, Masked], patient: bool) -> tuple[BoolMask, float] | None:
         """A photo's mask and how far it agrees with what was carried; None where it is not to be believed."""
         carried = self._carried(index, known)
         if carried is None:

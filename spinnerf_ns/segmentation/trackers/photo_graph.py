@@ -40,6 +40,8 @@ class PhotoGraph:
         self._worth: dict[int, float] = {}
         self._similarity: dict[tuple[int, int], float] = {}
         self._sources: list[int] = []
+        self._best: dict[int, tuple[tuple[float, int], int]] = {}
+        """Photo -> rank and index of its best tracked photo: finding it anew for every waiting photo would take cubic time."""
 
     def add_source(self, index: int, object_mask: BoolMask) -> None:
         """A photo whose mask is known for sure; the mask is (H, W) and not empty."""
@@ -58,7 +60,7 @@ class PhotoGraph:
 
     def next(self, waiting: Iterable[int]) -> int:
         """The waiting photo that is most like a tracked one; among equals, the nearest on the path."""
-        return min(waiting, key=lambda index: (*self._rank(self.references(index, 1)[0], index), index))
+        return min(waiting, key=lambda index: (*self._best[index][0], index))
 
     def references(self, index: int, count: int) -> list[int]:
         """The `count` best tracked photos for a photo, best first, and the best source photo; empty without any."""
@@ -95,6 +97,11 @@ class PhotoGraph:
                 continue
             _, agrees = DenseFlow(finest_scale=1)(self._thumbnail(reference), self._thumbnail(index))
             self._similarity[reference, index] = float(agrees[inside].mean())
+        for index in range(self.count):
+            if index != reference:
+                rank = self._rank(reference, index)
+                if index not in self._best or rank < self._best[index][0]:
+                    self._best[index] = rank, reference
 
 
 def _is_cut(object_mask: BoolMask) -> bool:

@@ -7,6 +7,7 @@ a cut-out on transparent, palettes, and id maps of which one id is meant.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from spinnerf_ns.errors import SpinnerfError
 
 ORIENTATION_TAG = 0x0112
 """EXIF's number of it; 1 = as stored."""
+
+UNREADABLE = (".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf")
+"""Suffixes of what telephones and cameras keep and nothing here decodes; a photo of another suffix beside it is taken."""
 
 OPAQUE = 128
 """Alpha from here on shows the photo; below it, what is under it is not looked at."""
@@ -84,7 +88,7 @@ def photo_size(path: Path | str) -> tuple[int, int]:
     except FileNotFoundError as error:
         raise SpinnerfError(f"{path}: this photo is missing; put it there or correct the path") from error
     except (UnidentifiedImageError, OSError, SyntaxError, PilImage.DecompressionBombError) as error:
-        raise SpinnerfError(f"{path}: cannot be decoded as an image; write it again as PNG or JPEG") from error
+        raise _undecodable(Path(path)) from error
 
 
 def photo_orientation(path: Path | str) -> int:
@@ -126,6 +130,15 @@ def is_plain(path: Path | str) -> bool:
         return False
 
 
+def _undecodable(path: Path) -> SpinnerfError:
+    """The error of a file that is no picture, or none that is read here."""
+    again = "write it again as PNG or JPEG"
+    if path.suffix.lower() in UNREADABLE:
+        files = f"{shlex.quote(str(path.parent))}/*{path.suffix}"
+        again = f"write JPEGs beside such files, which are then taken: mogrify -format jpg {files}"
+    return SpinnerfError(f"{path}: cannot be decoded as an image; {again}")
+
+
 def _open(path: Path | str, what: str) -> PilImage.Image:
     """A picture, decoded fully."""
     path = Path(path)
@@ -134,7 +147,7 @@ def _open(path: Path | str, what: str) -> PilImage.Image:
     try:
         picture = PilImage.open(path)
     except (UnidentifiedImageError, OSError, SyntaxError, PilImage.DecompressionBombError) as error:
-        raise SpinnerfError(f"{path}: cannot be decoded as an image; write it again as PNG or JPEG") from error
+        raise _undecodable(Path(path)) from error
     try:
         picture.load()
     except (OSError, SyntaxError, ValueError, EOFError) as error:

@@ -36,6 +36,7 @@ from spinnerf_ns.scene.frames import misplaced, similarity_between
 from spinnerf_ns.scene.source import (
     PHOTO_SUFFIXES,
     SPLITS,
+    check_distortion,
     check_intrinsics,
     check_lens,
     check_photos_exist,
@@ -234,6 +235,7 @@ def capture_from_dataparser(dataparser: DataParser) -> Capture:
         what = f"{transforms or data}: {frame.path.name}"
         check_lens(frame.camera_model, transforms or data)
         check_intrinsics(frame.intrinsics, (frame.width, frame.height), what)
+        check_distortion(frame.distortion, frame.intrinsics, (frame.width, frame.height), what)
         check_rotation(frame.c2w[:, :3], what)
         width, height = parsing.checked_size(frame, transforms or data)
         views.append(

@@ -18,7 +18,7 @@ from spinnerf_ns.decoding import check_photo, photo_orientation, photo_size
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.hints import command
 from spinnerf_ns.scene.capture import Capture, load_capture
-from spinnerf_ns.scene.find import best_colmap_model, colmap_models, kind_of, mended_source, unusable_photos
+from spinnerf_ns.scene.find import best_colmap_model, colmap_models, kind_of, mended_source, read_frames, unusable_photos
 from spinnerf_ns.scene.frames import look_away
 from spinnerf_ns.scene.source import PHOTO_SUFFIXES, pose_again
 from spinnerf_ns.scene.workspace import Workspace
@@ -172,7 +172,9 @@ def _description(data: Path, kind: str) -> str:
         text = f"COLMAP's model {best.relative_to(data)} with {models[best]} photos"
         others = [f"{model.relative_to(data)} ({count})" for model, count in models.items() if model != best]
         text += f"; not used: {', '.join(others)}" if others else ""
-    reasons = mended_source(data, unusable_photos(data)).reasons if kind in (*names, "colmap") else []
+    reasons = []
+    if kind in (*names, "colmap") and len(unusable := unusable_photos(data)) < len(read_frames(data)[0]["frames"]):
+        reasons = mended_source(data, unusable).reasons
     return f"{text}{'; ' + '; '.join(reasons) if reasons else ''}"
 
 
@@ -205,7 +207,7 @@ def _why_broken(path: Path) -> str | None:
 
 def _names_by_path(data: Path, skipped: Collection[str], kind: str) -> dict[Path, str]:
     """A photo's file -> how the capture's files name it."""
-    from spinnerf_ns.scene.find import REGISTERED, read_frames
+    from spinnerf_ns.scene.find import REGISTERED
 
     if kind in REGISTERED:
         return {}
@@ -332,8 +334,11 @@ def _points(check: Check, capture: Capture, workspace: Workspace) -> None:
 
     points = read_points(capture)
     if points is None or len(points.positions) < LEAST_POINTS:
-        count = 0 if points is None else len(points.positions)
-        check.add("ok", "points", f"{count or 'no'} sparse points: own ones are made from the photos")
+        stated = Path(capture.source_meta.get("ply_file_path", "no such file"))
+        unread = points is None and stated.is_file()
+        found = "no sparse points" if points is None else f"{len(points.positions)} sparse points"
+        found = f"none with colours can be read from {stated}" if unread else found
+        check.add("warning" if unread else "ok", "points", f"{found}: own ones are made from the photos")
         return
     found = check_frame(capture.views, points)
     tracks = " with tracks" if points.seen is not None else ""

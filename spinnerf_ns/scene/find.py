@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import struct
 from collections.abc import Collection
 from pathlib import Path
@@ -12,7 +13,7 @@ from spinnerf_ns.decoding import photo_size
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.hints import command
 from spinnerf_ns.scene.kinds import COLMAP_MASKS, blender_transforms, colmap_transforms, llff_transforms, text_names
-from spinnerf_ns.scene.source import PHOTO_SUFFIXES, SPLITS, read_transforms, without_poses
+from spinnerf_ns.scene.source import PHOTO_SUFFIXES, SPLITS, photo_folder, read_transforms, without_poses
 from spinnerf_ns.scene.transforms import (
     MOST_PIXELS,
     Mended,
@@ -132,11 +133,16 @@ def kind_of(data: Path) -> str:
         return "nerfstudio"
     if (data / "transforms_train.json").is_file():
         return "blender"
-    if (data / "images").is_dir() and best_colmap_model(data) is not None:
+    model = best_colmap_model(data)
+    if model is not None and any(folder.is_dir() for folder in (data / "images", *data.glob("images_*"))):
         return "colmap"
     if (data / "poses_bounds.npy").is_file():
         return "llff"
     found = next((name for name, file in REGISTERED.items() if (data / file).exists()), None)
+    if found is None and model is not None and (photos := photo_folder(data)) is not None:
+        link = shlex.join(["ln", "-s", photos.name, str(data / "images")])
+        where = model.relative_to(data) or "here"
+        raise SpinnerfError(f"{data}: COLMAP's model ({where}) wants its photos in images/, they lie in {photos.name}/; {link}")
     if found is None:
         raise SpinnerfError(without_poses(data))
     return found

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from spinnerf_ns.accel.replaced import replaced
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.scene.source import NOTED, SPLITS, pose_again, read_transforms
+from spinnerf_ns.scene.source import NOTED, PHOTO_SUFFIXES, SPLITS, pose_again, read_transforms
 from spinnerf_ns.scene.transforms import CAPTURE_WIDE
 
 COLMAP_MASKS = "masks"
@@ -101,6 +101,10 @@ def colmap_transforms(folder: Path, model: Path) -> dict[str, Any]:
         again = shlex.join(["colmap", "image_undistorter", *(str(x) for k, v in paths.items() for x in (f"--{k}", v))])
         raise SpinnerfError(f"{model}: {what}; undistort the photos first: {again}") from error
     except (struct.error, OSError, ValueError, IndexError, MemoryError, OverflowError) as error:
+        if _without_point_lines(text := model / "images.txt"):
+            part = shlex.join(["sed", "-i", "/^#/!G", str(text)])
+            wanted = "a line of points, empty where there are none, was expected after each photo's"
+            raise SpinnerfError(f"{text}: {wanted}, and there are none; add empty ones: {part}") from error
         what = " ".join(str(error).split()) or type(error).__name__
         raise SpinnerfError(f"{model}: cannot be read as COLMAP's model ({what}); write it again: {pose_again(folder)}") from error
     names = dict(text_names(model / "images.txt")) if (model / "images.txt").is_file() else {}
@@ -132,6 +136,15 @@ def colmap_transforms(folder: Path, model: Path) -> dict[str, Any]:
         meta.setdefault("val_filenames", other)
         meta.setdefault("test_filenames", other)
     return meta
+
+
+def _without_point_lines(path: Path) -> bool:
+    """Whether COLMAP's images.txt has photos' lines alone, as people write it by hand."""
+    if not path.is_file():
+        return False
+    lines = [line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if not line.startswith("#")]
+    lines = [words for words in lines if words]
+    return len(lines) > 1 and all(len(words) > 9 and Path(words[9]).suffix.lower() in PHOTO_SUFFIXES for words in lines)
 
 
 def text_names(path: Path) -> Iterator[tuple[int, str]]:

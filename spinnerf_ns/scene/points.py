@@ -11,6 +11,7 @@ little beside it has not.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,7 @@ def read_ply(path: Path | str | None, first: int | None = None) -> SparsePoints 
         positions = np.asarray(cloud.vertices, dtype=np.float64)
         colors = np.asarray(cloud.colors if hasattr(cloud, "colors") else cloud.visual.vertex_colors, dtype=np.float64)
         positions, colors = positions[:first], colors[:first]
-    except (ValueError, AttributeError, KeyError, IndexError, OSError):
+    except (ValueError, AttributeError, KeyError, IndexError, OSError, NotImplementedError, TypeError, EOFError, struct.error):
         return None
     if len(positions) == 0 or len(colors) != len(positions):
         return None

@@ -37,6 +37,12 @@ SAME_PLACE = 1e-9
 LENSES = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
 """Camera models that can be trained on."""
 
+ORIENTATIONS = ("pca", "up", "vertical", "none")
+"""What nerfstudio's orientation_override may say."""
+
+MOST_BENT = 10.0
+"""Distortion that moves a photo's corner by more than so many times its distance from the middle is no lens's."""
+
 ROTATION_TOLERANCE = 1e-2
 """Largest error of a rotation matrix: people write them with few digits."""
 
@@ -78,6 +84,13 @@ def _of_another_program(data: Path, output: Path) -> str | None:
                 convert = command("ns-process-data", program, data=images, output_dir=output, **{option: file})
                 return f"{file.name} has poses of {title}; convert them: {convert}"
     return None
+
+
+def photo_folder(data: Path) -> Path | None:
+    """The folder with most photos directly in a folder; None without any."""
+    counted = {folder: _count_photos(folder) for folder in sorted(_folders(data)) if folder != data}
+    best = max(counted, key=lambda folder: counted[folder], default=None)
+    return best if best is not None and counted[best] else None
 
 
 def _folders(data: Path) -> Iterable[Path]:
@@ -128,7 +141,11 @@ def read_transforms(path: Path) -> dict[str, Any]:
             raise SpinnerfError(
                 f"{path}: {name} has no `transform_matrix` of 4x4 finite numbers; remove it, or pose again: {pose_again(path)}"
             )
+        if np.abs(matrix[3] - np.array([0.0, 0.0, 0.0, 1.0])).max() > ROTATION_TOLERANCE:
+            found = " ".join(f"{value:g}" for value in matrix[3])
+            raise SpinnerfError(f"{path}: {name}: transform_matrix ends with {found}, where 0 0 0 1 was expected; correct it")
         check_rotation(matrix[:3, :3], f"{path}: {name}")
+    _check_shared(meta, path)
     unmasked = [frame["file_path"] for frame in frames if not frame.get("mask_path")]
     if 0 < len(unmasked) < len(frames):
         raise SpinnerfError(
@@ -138,6 +155,37 @@ def read_transforms(path: Path) -> dict[str, Any]:
     if noted:
         meta[NOTED] = list(dict.fromkeys(noted))
     return meta
+
+
+def _check_shared(meta: dict[str, Any], path: Path) -> None:
+    """Raises SpinnerfError for what a transforms.json says of all frames and nerfstudio would stumble over, or read otherwise."""
+
+    def refuse(name: str, wanted: str) -> None:
+        found = json.dumps(meta[name])
+        raise SpinnerfError(f"{path}: {name} is {found if len(found) < 60 else found[:57] + '...'}, {wanted} was expected")
+
+    def number(name: str) -> bool:
+        value = meta.get(name, 1)
+        return isinstance(value, int | float) and np.isfinite(value) and value > 0
+
+    for name in ("applied_scale", "fisheye_crop_radius"):
+        if not number(name):
+            refuse(name, "a positive number")
+    for name in ("w", "h"):
+        if meta.get(name, 1) in (0, "0", False):
+            refuse(name, "the photos' size in pixels")
+    if meta.get("orientation_override", "up") not in ORIENTATIONS:
+        refuse("orientation_override", f"one of {', '.join(ORIENTATIONS)}")
+    for name in (f"{split}_filenames" for split in SPLITS):
+        if not isinstance(meta.get(name, []), list):
+            refuse(name, "a list of photos")
+    if "applied_transform" in meta:
+        try:
+            fits = np.array(meta["applied_transform"], dtype=np.float64).shape in ((3, 4), (4, 4))
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            refuse("applied_transform", "3 rows of 4 numbers")
 
 
 def _without_nulls(noted: list[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -152,6 +200,8 @@ def _square_pose(matrix: npt.NDArray[np.float64], noted: list[str]) -> npt.NDArr
     if matrix.shape in ((12,), (16,)):
         matrix = matrix.reshape(-1, 4)
         noted.append("poses in one row of numbers")
+    if matrix.shape == (4, 4) and not matrix[3].any():
+        matrix = matrix[:3]
     if matrix.shape == (3, 4):
         matrix = np.concatenate([matrix, [[0.0, 0.0, 0.0, 1.0]]])
         noted.append("poses of three rows")
@@ -247,6 +297,21 @@ def check_intrinsics(intrinsics: Sequence[float], size: tuple[int, int], what: s
                 f"{what}: {name} is {value:g}, far outside its photo of {size[0]}x{size[1]} pixels; correct it there "
                 f"(about {side / 2:g} without a crop)"
             )
+
+
+def check_distortion(distortion: npt.NDArray[np.float64], intrinsics: Sequence[float], size: tuple[int, int], what: str) -> None:
+    """Raises SpinnerfError for distortion that no lens has.
+
+    Args:
+        distortion: (6,) k1, k2, k3, k4, p1, p2.
+        intrinsics, size, what: as `check_intrinsics` takes them.
+    """
+    squared = (size[0] / (2 * intrinsics[0])) ** 2 + (size[1] / (2 * intrinsics[1])) ** 2
+    for power, (name, value) in enumerate(zip(("k1", "k2", "k3"), distortion, strict=False), start=1):
+        if not np.isfinite(value) or abs(value) * min(squared, 1.0) ** power > MOST_BENT:
+            raise SpinnerfError(f"{what}: {name} is {value:g}, which no lens has; correct it there (0 without distortion)")
+    if not np.isfinite(distortion).all():
+        raise SpinnerfError(f"{what}: k4, p1, p2 are {distortion[3:].tolist()}, numbers were expected; correct them there")
 
 
 def check_photos_exist(paths: Iterable[Path], where: Path) -> None:

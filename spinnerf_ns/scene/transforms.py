@@ -9,6 +9,7 @@ positions in a map's metres, which float32 cannot hold. `mended` brings all of t
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from spinnerf_ns.decoding import photo_size
+from spinnerf_ns.decoding import UNREADABLE, photo_size
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.scene.source import (
     NOTED,
@@ -93,7 +94,7 @@ def mended(
         check_rotation(np.array(frame["transform_matrix"], dtype=np.float64)[:3, :3], f"{where}: {frame['file_path']}")
     full = _find_all(folder, frames, where, result)
     factor = (downscaled_factor(folder, full) if downscale is None else downscale) if smaller else 1
-    used = full if factor <= 1 else _downscaled(folder, full, factor, result)
+    used = full if factor <= 1 else _downscaled(folder, full, factor, result, given=downscale is not None)
     for key in ("mask_path", "depth_file_path"):
         count = sum(bool(frame.get(key)) for frame in frames)
         if 0 < count < len(frames):
@@ -139,8 +140,9 @@ def mended(
 
 # ---------------------------------------------------------------------------------------------------------------- photos
 def find_photo(path: Path) -> Path:
-    """The file that a name means: itself, or the one beside it with another suffix of a photo; itself where there is none."""
-    if path.is_file():
+    """The file that a name means: itself, or the one beside it with another suffix of a photo, of other case, or with accents
+    written otherwise (macOS parts them from their letters); itself where there is none."""
+    if path.is_file() and path.suffix.lower() not in UNREADABLE:
         return path
     if "\\" in path.name:  # written on Windows
         return find_photo(path.parent / path.name.replace("\\", "/"))
@@ -148,7 +150,19 @@ def find_photo(path: Path) -> Path:
         for suffix in (*PHOTO_SUFFIXES, *(suffix.upper() for suffix in PHOTO_SUFFIXES)):
             if (other := start.with_name(start.name + suffix)).is_file():
                 return other
-    return path
+    return path if path.is_file() else _of_one_spelling(path)
+
+
+def _of_one_spelling(path: Path) -> Path:
+    """The one file of a folder whose name is a given one but for case and the way in which accents are written."""
+
+    def spelt(name: str) -> str:
+        return unicodedata.normalize("NFC", name).casefold()
+
+    if not path.parent.is_dir():
+        return path
+    found = [each for each in path.parent.iterdir() if spelt(each.name) == spelt(path.name) and each.is_file()]
+    return found[0] if len(found) == 1 else path
 
 
 def _find_all(folder: Path, frames: Sequence[dict[str, Any]], where: Path, result: Mended) -> list[Path]:
@@ -197,13 +211,18 @@ def _in_folder(folder: Path, path: Path, factor: int) -> Path:
     return nested if nested.is_file() else smaller / path.name
 
 
-def _downscaled(folder: Path, full: list[Path], factor: int, result: Mended) -> list[Path]:
+def _downscaled(folder: Path, full: list[Path], factor: int, result: Mended, given: bool) -> list[Path]:
     used = [_in_folder(folder, path, factor) for path in full]
     if len(set(used)) < len(used):
         result.reasons.append(f"images_{factor}/ has one file for several photos of one name: full size is used")
         return full
     if any(path.parent != folder / f"images_{factor}" for path in used):
         result.reasons.append(f"images_{factor}/ has sub-folders")
+    absent = [path for path in used if not path.is_file()]
+    if absent and not given and all(path.is_file() for path in full):  # a conversion that ended early
+        lacks = f"images_{factor}/ lacks {len(absent)} of {len(used)} photos ({absent[0].name})"
+        result.reasons.append(f"{lacks}: full size is used")
+        return full
     check_photos_exist(used, folder)
     return used
 
@@ -248,7 +267,8 @@ def _focal(merged: dict[str, Any], name: str, angle: str, pixels: int) -> float 
 
 def _model(meta: dict[str, Any], frames: Sequence[dict[str, Any]], where: Path, result: Mended) -> str:
     """The one camera model of all frames."""
-    models = {str(frame.get("camera_model", meta.get("camera_model", "OPENCV"))) for frame in frames}
+    fisheye = {"camera_model": "OPENCV_FISHEYE"} if meta.get("is_fisheye") is True else {}  # instant-ngp's word for it
+    models = {str({**fisheye, **meta, **frame}.get("camera_model", "OPENCV")).upper() for frame in frames}
     kinds = {"OPENCV" if model in PERSPECTIVE else model for model in models}
     if len(kinds) > 1:
         raise SpinnerfError(

@@ -22,7 +22,7 @@ from spinnerf_ns.accel.cpu import prepare_cpu
 from spinnerf_ns.accel.replaced import replaced
 from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD
 from spinnerf_ns.errors import STOPPED, SpinnerfError, interrupts_raised, last_line, one_line_at_the_end, stop_in_one_line
-from spinnerf_ns.files import atomic_path, load_object_mask
+from spinnerf_ns.files import atomic_path, load_depth, load_object_mask
 from spinnerf_ns.hints import command, say
 from spinnerf_ns.nerf.data.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig
 from spinnerf_ns.nerf.data.inpaint_data import SpinnerfInpaintDataManagerConfig
@@ -50,7 +50,7 @@ class SpinnerfPipeline(VanillaPipeline):
 
     def _find_provenance(self) -> Provenance | None:
         """Which surfaces were invented, by the masks that an export wrote; None without one."""
-        from spinnerf_ns.nerf.display import Provenance
+        from spinnerf_ns.nerf.display import Provenance, some_views
         from spinnerf_ns.scene.removed import FILES, read_removed
 
         manager = self.datamanager
@@ -58,12 +58,13 @@ class SpinnerfPipeline(VanillaPipeline):
             return None
         try:
             files = read_removed(manager.workspace.removed)
-            views = [view for view in manager.workspace.views_with_object(manager.capture) if view.photo in files]
+            views = some_views([view for view in manager.workspace.views_with_object(manager.capture) if view.photo in files])
+            depths = [load_depth(files[view.photo].depth) for view in views]
             masks = [load_object_mask(files[view.photo].unseen_mask, (view.height, view.width)) for view in views]
         except SpinnerfError as error:  # a picture for looking at: the field can be looked at without it
             say(f"Not shown where things were invented: {error}")
             return None
-        return Provenance(views, masks, manager.capture.world_to_training)
+        return Provenance(views, masks, depths, manager.capture.world_to_training)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool | None = None) -> None:
         """Loads a checkpoint; nerfstudio alone would take a foreign one in silence and leave the model untrained.

@@ -151,7 +151,7 @@ class SpinnerfSegModel(SpinnerfModel):
         from nerfstudio.viewer.viewer_elements import ViewerCheckbox, ViewerSlider
 
         hint = "Objectness from which on a point is the object's"
-        self.viewer_threshold = ViewerSlider("Objectness threshold", OBJECTNESS_THRESHOLD, 0.01, 0.99, 0.01, hint=hint)
+        self.viewer_threshold = ViewerSlider("Objectness threshold", OBJECTNESS_THRESHOLD, 0.0, 1.0, 0.01, hint=hint)
         self.viewer_object = ViewerCheckbox("Show the object", True)
         self.viewer_rest = ViewerCheckbox("Show all but the object", True)
 
@@ -161,7 +161,7 @@ class SpinnerfSegModel(SpinnerfModel):
 
         pointing = ViewerPointing(self, capture, workspace, self.viewer_control)
         # A viewer finds elements by a model's attributes, in the order of their names.
-        self.viewer_points, self.viewer_points_of, self.viewer_points_said = pointing.clicks, pointing.name, pointing.said
+        self.viewer_touch, self.viewer_touch_name, self.viewer_touch_said = pointing.clicks, pointing.name, pointing.said
 
     def _shown(self, bundle: RayBundle) -> dict[str, Tensor]:
         with self.as_shown():

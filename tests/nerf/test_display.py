@@ -109,11 +109,13 @@ def test_later_outputs_are_made_once():
 
 
 def test_invented_is_what_no_photo_shows():
-    """Two cameras look at a wall from two places; a point counts as invented where both have it in their masks."""
-    views = [synthetic_view(photo=str(x), c2w=look_at((x, 0, 0), (0, 5, 0))[:3]) for x in (-1.0, 1.0)]
+    """Two cameras look at a wall from two places; a point counts as invented where both have it in their masks. A third one has
+    something else before it."""
+    views = [synthetic_view(photo=str(x), c2w=look_at((x, 0, 0), (0, 5, 0))[:3]) for x in (-1.0, 1.0, 0.5)]
     shape = (views[0].height, views[0].width)
     points = np.array([[0.0, 5.0, 0.0], [0.3, 5.0, 0.0], [0.0, -5.0, 0.0]])
     full, nothing = np.ones(shape, bool), np.zeros(shape, bool)
     world_to_training = np.diag([2.0, 2.0, 2.0, 1.0])
-    for masks, expected in (((full, full), [True, True, False]), ((full, nothing), [False, False, False])):
-        assert Provenance(views, masks, world_to_training).invented(2 * points).tolist() == expected
+    depths = [np.full(shape, z) for z in (5.1, 5.1, 2.0)]
+    for masks, expected in (((full, full, nothing), [True, True, False]), ((full, nothing, nothing), [False, False, False])):
+        assert Provenance(views, masks, depths, world_to_training).invented(2 * points).tolist() == expected

@@ -55,7 +55,7 @@ def model(tmp_path, monkeypatch):
 
 
 def choose(model, what: str) -> None:
-    element = model.model.viewer_points
+    element = model.model.viewer_touch
     element.default_value = what  # what a viewer that is not there would show
     element.cb_hook(element)
 
@@ -79,7 +79,7 @@ def test_a_click_is_a_prompt_in_the_nearest_photos_that_show_the_place(model) ->
         xy, _ = project(model.views[one.view], place[None])
         np.testing.assert_allclose(one.points[0], xy[0], atol=0.01)
         assert one.labels == (1,) and one.object == "object"
-    assert model.model.viewer_points_said.value == "0, 1, 7"
+    assert model.model.viewer_touch_said.value == "0, 1, 7"
     choose(model, BESIDE)
     (clicked,) = model.registered
     clicked(ViewerClick((1.5, 0.3, 0.1), (-1.0, -0.2, 0.0), (0.5, 0.5)))
@@ -91,10 +91,10 @@ def test_a_click_is_a_prompt_in_the_nearest_photos_that_show_the_place(model) ->
 def test_what_hits_nothing_is_said_and_nothing_is_written(model) -> None:
     choose(model, ON)
     model.registered[0](ViewerClick((1.5, 0.3, 0.1), (1.0, 0.2, 0.0), (0.5, 0.5)))
-    assert "hits nothing" in model.model.viewer_points_said.value and not model.workspace.prompts_path.exists() and not model.marks
+    assert "hits nothing" in model.model.viewer_touch_said.value and not model.workspace.prompts_path.exists() and not model.marks
     choose(model, BESIDE)  # nothing is known of the object yet
     model.registered[0](ViewerClick((1.5, 0.3, 0.1), (-1.0, -0.2, 0.0), (0.5, 0.5)))
-    assert "background" in model.model.viewer_points_said.value and not model.workspace.prompts_path.exists()
+    assert "background" in model.model.viewer_touch_said.value and not model.workspace.prompts_path.exists()
 
 
 def test_a_real_field_is_asked_for_where_rays_end(tmp_path) -> None:

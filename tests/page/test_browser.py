@@ -340,6 +340,11 @@ def test_objects_by_name_and_the_whole_run(browser, serve, twin, workspace) -> N
     tab.page.mouse.click(box["x"] + 0.7 * box["width"], box["y"] + 20)
     time.sleep(0.3)
     assert tab.page.locator("#compare").screenshot() != first
+    shown = tab.page.inner_text("#panel .bar b")
+    tab.key("ArrowRight")
+    assert tab.page.inner_text("#panel .bar b") == tab.photo() != shown
+    tab.key("Escape")
+    assert tab.page.is_hidden("#panel") and tab.page.inner_text("#remove") == "Before/after"
 
 
 def test_on_a_phone(browser, serve, twin) -> None:
@@ -351,5 +356,6 @@ def test_on_a_phone(browser, serve, twin) -> None:
     assert tab.film()[row, column]
     wide = tab.page.evaluate("document.documentElement.scrollWidth")
     assert wide <= 400 and not tab.troubles
-    for name in ("#track", "#undo", "#view", "#strip"):
-        assert tab.page.is_visible(name)
+    for name in ("#track", "#save", "#remove", "#undo", "#view", "#strip"):
+        box = tab.page.locator(name).bounding_box()
+        assert tab.page.is_visible(name) and box["x"] >= 0 and box["x"] + box["width"] <= 400, name

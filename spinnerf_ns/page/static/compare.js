@@ -10,13 +10,14 @@ export function showCompare(panel, state, current, choose, again) {
   note.textContent = invented == null ? "drag the line" : `${(100 * invented).toFixed(1)} % of what was removed is seen in no photo and invented; drag the line`;
   repeat.hidden = !again;
   repeat.onclick = () => { panel.hidden = true; again(); };
-  close.onclick = () => { panel.hidden = true; choose(places[at]); };
-  back.onclick = () => load(at - 1);
-  on.onclick = () => load(at + 1);
+  close.onclick = () => (panel.hidden = true);
+  back.onclick = () => choose(places[(at + places.length - 1) % places.length]);
+  on.onclick = () => choose(places[(at + 1) % places.length]);
+  panel.go = (place) => { if (places.includes(place)) load(places.indexOf(place)); else panel.hidden = true; };
   let before = new Image(), after = new Image();
 
   function load(place) {
-    at = (place + places.length) % places.length;
+    at = place;
     name.textContent = state.photos[places[at]].name;
     before = Object.assign(new Image(), { onload: draw, src: `photo/${places[at]}/large` });
     after = Object.assign(new Image(), { onload: draw, src: `after/${places[at]}` });

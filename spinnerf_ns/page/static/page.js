@@ -149,11 +149,12 @@ function showButtons(before) {
   $("save").disabled = $("remove").disabled = !pointed || stale || tracking.running;
   $("save").classList.toggle("next", pointed && !stale && !state.saved);
   $("remove").disabled ||= Boolean(removal?.running);
+  $("remove").classList.toggle("next", pointed && !stale && state.saved && !removal?.running && !removal?.photos.length);
   if (state.interrupted && !tracking.running && (!before || before.tracking.running)) say("tracking was interrupted; press Track to do it again", true);
   else if (before?.tracking.running && !tracking.running) say(tracking.error || "tracked; look at the doubtful ones in the strip", Boolean(tracking.error));
   if (before?.removal?.running && !removal.running) {
     if (removal.error) say(removal.error, true, 0);
-    else showCompare($("panel"), state, current, show);
+    else showCompare($("panel"), state, current, show, restart);
   }
   const bar = $("progress"), [text, progress, stop] = bar.children;
   bar.hidden = !(tracking.running || removal?.running);
@@ -173,6 +174,8 @@ function showButtons(before) {
 
 function show(place) {
   current = Math.max(0, Math.min(state.photos.length - 1, place));
+  if ($("compare")) $("panel").go(current);
+  else $("panel").hidden = true;
   strip.take(state, current);
   showPhoto();
 }

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from spinnerf_ns.evaluation.truth.twin import TwinConfig, TwinScene, write_twin
+from spinnerf_ns.files import load_object_mask
 from spinnerf_ns.page.session import Session
 from spinnerf_ns.scene.capture import load_capture
 from spinnerf_ns.scene.workspace import Workspace
@@ -76,6 +77,15 @@ def make_session(capture, workspace):
     return lambda segmenter=None, tracker=None, **options: Session(
         capture, workspace, segmenter or Paints(), tracker or Shift(), **options
     )
+
+
+def true_mask(twin, photo: str) -> np.ndarray:
+    return load_object_mask(twin.truth(f"images/{photo}.png", "object_masks"))
+
+
+def box_of(mask) -> tuple[tuple[float, float], tuple[float, float]]:
+    rows, columns = np.nonzero(mask)
+    return (columns.min() - 2, rows.min() - 2), (columns.max() + 3, rows.max() + 3)
 
 
 def in_thread(server) -> threading.Thread:

@@ -15,6 +15,7 @@ import pytest
 
 from spinnerf_ns.files import load_object_mask
 from spinnerf_ns.segmentation.prompts_file import load_prompts
+from tests.page.conftest import box_of, true_mask
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if os.environ.get("CI"):
@@ -161,15 +162,6 @@ class Tab:
 
 def iou(first, second) -> float:
     return float((first & second).sum() / (first | second).sum())
-
-
-def true_mask(twin, photo: str) -> np.ndarray:
-    return load_object_mask(twin.truth(f"images/{photo}.png", "object_masks"))
-
-
-def box_of(mask) -> tuple[tuple[float, float], tuple[float, float]]:
-    rows, columns = np.nonzero(mask)
-    return (columns.min() - 2, rows.min() - 2), (columns.max() + 3, rows.max() + 3)
 
 
 def test_point_correct_track_save(browser, serve, twin, workspace) -> None:

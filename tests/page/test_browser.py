@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from spinnerf_ns.files import load_object_mask
+from spinnerf_ns.page.open import open_page
 from spinnerf_ns.segmentation.prompts_file import load_prompts
-from tests.page.conftest import box_of, true_mask
+from spinnerf_ns.segmentation.trackers.geometry import GeometryTracker
+from tests.page.conftest import Shift, box_of, in_thread, true_mask
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if os.environ.get("CI"):
@@ -63,8 +65,22 @@ class Served:
         self.process.wait()
 
 
+class Here:
+    """The page's server in this process: quicker to start, for tests that do not kill it."""
+
+    def __init__(self, data: Path, workspace: Path, slow: float = 0.0) -> None:
+        tracker = Shift(slow) if slow else GeometryTracker()
+        self.server = open_page(data, workspace, "grabcut", tracker, port=0, removal_arguments=QUICK)
+        self.thread = in_thread(self.server)
+        self.address = self.server.address
+
+    def kill(self) -> None:
+        self.server.stop()
+        self.thread.join(10)
+
+
 @pytest.fixture(scope="module")
-def browser():
+def chromium():
     with sync_api.sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield opened
@@ -72,11 +88,18 @@ def browser():
 
 
 @pytest.fixture
+def browser(chromium):
+    yield chromium
+    for context in chromium.contexts:  # tabs that are left would go on asking for their server
+        context.close()
+
+
+@pytest.fixture
 def serve(twin, workspace):
     made = []
 
-    def start(slow: float = 0.0) -> Served:
-        made.append(Served(twin.root, workspace.root, slow))
+    def start(slow: float = 0.0, process: bool = False) -> Served | Here:
+        made.append((Served if process else Here)(twin.root, workspace.root, slow))
         return made[-1]
 
     yield start
@@ -283,7 +306,7 @@ def test_tracking_can_be_stopped(browser, serve, twin) -> None:
 
 
 def test_a_server_killed_and_started_again(browser, serve, twin) -> None:
-    served = serve(slow=0.3)
+    served = serve(slow=0.3, process=True)
     tab = Tab(browser, served.address)
     tab.drag(*box_of(true_mask(twin, tab.photo())))
     tab.key("b")

@@ -42,11 +42,12 @@ def main() -> None:
     parser.add_argument("what", choices=["latency", "clicks"])
     parser.add_argument("captures", nargs="+", type=Path)
     parser.add_argument("--no-track", action="store_true", help="latency of clicks alone")
+    parser.add_argument("--first", help="the photo that the person starts in; by default the middle one of the camera path")
     arguments = parser.parse_args()
     for capture in arguments.captures:
         with tempfile.TemporaryDirectory() as folder:
             session = opened(capture, Path(folder))
-            latency(session, not arguments.no_track) if arguments.what == "latency" else clicks(session, capture)
+            latency(session, not arguments.no_track) if arguments.what == "latency" else clicks(session, capture, arguments.first)
 
 
 def opened(data: Path, folder: Path) -> Session:
@@ -103,10 +104,10 @@ def latency(session: Session, track: bool) -> None:
         print(f"{what} of {len(views)} photos by {session.tracker.name}: {seconds:.0f} s {error}")
 
 
-def clicks(session: Session, data: Path) -> None:
+def clicks(session: Session, data: Path, first: str | None = None) -> None:
     """Mean and least IoU of all photos' masks after each photo that the person clicked in."""
     truth = {view.photo: load_object_mask(data / "truth" / "object_masks" / f"{view.photo}.png") for view in session.views}
-    photo, name, count = session.views[len(session.views) // 2].photo, "object", 0
+    photo, name, count = first or session.views[len(session.views) // 2].photo, "object", 0
     print(f"{data.name}: {len(truth)} photos")
     for number in range(VIEWS):
         course = []

@@ -27,7 +27,7 @@ from spinnerf_ns.removal.config import ExportConfig
 from spinnerf_ns.runs import read_config
 from spinnerf_ns.scene.workspace import Workspace
 from tests.nerf.conftest import no_network
-from tests.test_pipelines import small_config
+from tests.pipelines.conftest import small_config
 
 STEPS = 4
 

@@ -23,7 +23,7 @@ def train_in_one_process(rank: int, ranks: int, port: int, scene: Path, folder: 
     from torch.nn.parallel import DistributedDataParallel
 
     from spinnerf_ns.accel.replaced import replaced
-    from tests.test_pipelines import small_config
+    from tests.pipelines.conftest import small_config
 
     sys.stdout = open(folder / f"{rank}.log", "w")  # noqa: SIM115
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", world_size=ranks, rank=rank)

@@ -187,11 +187,6 @@ def t_to_z(t: Floats, directions_norm: Floats) -> Floats:
     return t / directions_norm
 
 
-def z_to_t(z: Floats, directions_norm: Floats) -> Floats:
-    """Planar depth -> distance along the ray. Same shape, same units."""
-    return z * directions_norm
-
-
 def z_to_disparity(z: Floats) -> Floats:
     """1 / z where z > 0, and 0 (unknown) elsewhere. Same shape."""
     return _reciprocal(z)

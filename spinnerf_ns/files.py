@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -134,6 +137,33 @@ def write_ply_table(path: Path | str, vertices: npt.NDArray) -> None:
     header += [f"property {'float' if vertices.dtype[name] == '<f4' else 'uchar'} {name}" for name in vertices.dtype.names]
     with atomic_path(path) as temporary:
         temporary.write_bytes(("\n".join(header) + "\nend_header\n").encode("ascii") + vertices.tobytes())
+
+
+def write_json(path: Path | str, content: Any, default: Callable[[Any], Any] | None = None) -> None:
+    """Writes JSON for people to read, in UTF-8, atomically.
+
+    Args:
+        path: the file; its folder is made.
+        content: what it says.
+        default: makes what JSON has no word for into something that it has one for.
+
+    Example:
+        >>> write_json("/tmp/example/a.json", {"photo": "frame_1", "size": [4, 3]})
+        >>> json.loads(Path("/tmp/example/a.json").read_text())
+        {'photo': 'frame_1', 'size': [4, 3]}
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=default) + "\n", encoding="utf-8")
+
+
+def digest_of(content: Any) -> str:
+    """sha256, in hexadecimal, over what JSON says of `content`; equal for equal contents, whatever the order of their keys.
+
+    Example:
+        >>> digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
+        True
+    """
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def sha256_of(path: Path | str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from spinnerf_ns.accel.cpu import prepare_cpu
 from spinnerf_ns.accel.replaced import replaced
 from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD
 from spinnerf_ns.errors import STOPPED, SpinnerfError, interrupts_raised, last_line, one_line_at_the_end, stop_in_one_line
-from spinnerf_ns.files import atomic_path, load_depth, load_object_mask
+from spinnerf_ns.files import load_depth, load_object_mask, write_json
 from spinnerf_ns.hints import command, say
 from spinnerf_ns.nerf.data.datamanager import SpinnerfSegDataManager, SpinnerfSegDataManagerConfig
 from spinnerf_ns.nerf.data.inpaint_data import SpinnerfInpaintDataManagerConfig
@@ -380,5 +379,4 @@ class SpinnerfInpaintPipeline(SpinnerfPipeline):
             "reference_view": manager.view_of(manager.train_dataset.image_filenames[manager.reference_index]).photo,
             "layout": vars(manager.layout),
         }
-        with atomic_path(attributes.trainer.base_dir / RUN_RECORD) as temporary:
-            temporary.write_text(json.dumps(record, indent=2))
+        write_json(attributes.trainer.base_dir / RUN_RECORD, record)

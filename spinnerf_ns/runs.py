@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -23,7 +22,7 @@ from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import atomic_path
+from spinnerf_ns.files import digest_of, write_json
 from spinnerf_ns.hints import command, say
 
 KEY_FILE = "spinnerf_key.json"
@@ -229,7 +228,7 @@ def train(config: TrainerConfig, data: Path, output_dir: Path, name: str, key: M
     """
     digest = None
     if key is not None:
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+        digest = digest_of(key)
         found = find(output_dir / name / config.method_name, digest)
         if found is not None:
             CONSOLE.print(f"[green]Found the finished run {found.parent}", soft_wrap=True)
@@ -252,8 +251,7 @@ def train(config: TrainerConfig, data: Path, output_dir: Path, name: str, key: M
     seconds = _train_with_progress(trainer)
     config_path = config.get_base_dir() / "config.yml"
     if digest is not None:
-        with atomic_path(config_path.parent / KEY_FILE) as temporary:
-            temporary.write_text(json.dumps({"sha256": digest}))
+        write_json(config_path.parent / KEY_FILE, {"sha256": digest})
     return Run(config_path, seconds)
 
 

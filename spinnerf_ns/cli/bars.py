@@ -5,15 +5,14 @@ Bars are drawn for terminals. Whoever shows them elsewhere reads FILE: [{"what",
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from pathlib import Path
-from unittest import mock
 
 from rich.progress import Progress
 
-from spinnerf_ns.files import atomic_path
+from spinnerf_ns.accel.replaced import replaced
+from spinnerf_ns.files import write_json
 
 EVERY = 0.5
 """Seconds between writes."""
@@ -37,7 +36,7 @@ def main(arguments: list[str]) -> None:
 
     ended = threading.Event()
     threading.Thread(target=_write, args=(Path(arguments[0]), shown, ended), daemon=True).start()
-    with mock.patch.object(Progress, "start", starts), mock.patch.object(Progress, "stop", stops):
+    with replaced(Progress, start=starts, stop=stops):
         try:
             ns_spinnerf(arguments[1:])
         finally:
@@ -55,8 +54,7 @@ def _write(path: Path, shown: list[Progress], ended: threading.Event) -> None:
         ]
         if now != before:
             before = now
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps(now))
+            write_json(path, now)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import atomic_path
+from spinnerf_ns.files import write_json
 
 if TYPE_CHECKING:
     from spinnerf_ns.evaluation.report import ReportRow
@@ -120,8 +120,7 @@ def run_demo(demo: Demo) -> dict[str, Any]:
     from spinnerf_ns.evaluation.report import write_report
 
     write_report(demo.output / "report.html", "A vase removed from a room", rows, figures, seconds)
-    with atomic_path(demo.output / "report.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=2, default=_plain))
+    write_json(demo.output / "report.json", report, _plain)
     return report
 
 

@@ -6,7 +6,6 @@ of a photo decides which figures it has: an object-free photo is truth everywher
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from spinnerf_ns.evaluation.measure import (
     render_views,
 )
 from spinnerf_ns.evaluation.report import ReportRow, outlined, write_report
-from spinnerf_ns.files import atomic_path, load_object_mask, read_image
+from spinnerf_ns.files import load_object_mask, read_image, write_json
 from spinnerf_ns.runs import read_config
 from spinnerf_ns.scene.capture import Capture, capture_from_dataparser
 from spinnerf_ns.scene.labels import label_path
@@ -263,8 +262,7 @@ def as_json(evaluation: Evaluation, config_path: Path) -> dict[str, Any]:
 def write_evaluation(evaluation: Evaluation, config_path: Path, output: Path) -> tuple[Path, Path]:
     """Writes evaluation.json and report.html into a folder; returns both paths."""
     content = as_json(evaluation, config_path)
-    with atomic_path(output / "evaluation.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=2, default=float), encoding="utf-8")
+    write_json(output / "evaluation.json", content, float)
     shown = content["figures"]
     tiles = {name: shown[name] for name in TILES if name in shown}
     title = f"{evaluation.method}, {evaluation.split} photos"

@@ -12,7 +12,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, BoolMask, resize_depth, resize_mask, t_to_z
+from spinnerf_ns.conventions import BoolMask, resize_depth, resize_mask, t_to_z
 from spinnerf_ns.nerf.base_model import LEAST_ACCUMULATION, SpinnerfModel
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel
 
@@ -198,11 +198,6 @@ def scaled(camera: Cameras, downscale: int) -> Cameras:
     small.fx, small.cx = camera.fx * across, camera.cx * across
     small.fy, small.cy = camera.fy * down, camera.cy * down
     return small
-
-
-def render_object_mask(model: SpinnerfSegModel, camera: Cameras, downscale: int = 1) -> BoolMask:
-    """(H, W) bool: rendered objectness above the threshold, rendered at 1 / downscale and interpolated."""
-    return render_objectness(model, camera, downscale) > OBJECTNESS_THRESHOLD
 
 
 def render_objectness(model: SpinnerfSegModel, camera: Cameras, downscale: int = 1) -> npt.NDArray[np.float32]:

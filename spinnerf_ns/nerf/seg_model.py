@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -112,10 +112,6 @@ class SpinnerfSegModel(SpinnerfModel):
         if self.training:
             outputs["objectness_logit"] = rendered
         return outputs
-
-    def object_carved_out(self) -> AbstractContextManager[None]:
-        """Within this context the object is taken out of the density: what is rendered is what lies behind it."""
-        return self.showing("rest")
 
     @contextmanager
     def showing(self, what: Literal["all", "rest", "object"]) -> Iterator[None]:

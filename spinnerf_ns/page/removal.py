@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import atomic_path
+from spinnerf_ns.files import write_json
 from spinnerf_ns.page.session import Session
 from spinnerf_ns.page.store import FOLDER
 
@@ -125,8 +125,7 @@ class RemovalJob:
         return _read_json(self.folder / "removal.json", {})
 
     def _write(self, entry: dict[str, Any]) -> None:
-        with atomic_path(self.folder / "removal.json") as temporary:
-            temporary.write_text(json.dumps(entry))
+        write_json(self.folder / "removal.json", entry)
 
     def _log(self) -> str:
         try:

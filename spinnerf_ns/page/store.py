@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from typing import Any
 
 from spinnerf_ns.conventions import BoolMask
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import atomic_path, load_object_mask, save_object_mask
+from spinnerf_ns.files import digest_of, load_object_mask, save_object_mask, write_json
 from spinnerf_ns.segmentation.corrections import keep_base
 from spinnerf_ns.segmentation.prompts import Prompt
 from spinnerf_ns.segmentation.prompts_file import prompt_from_json, prompt_to_json
@@ -95,8 +94,7 @@ class Store:
             "tracked": self.tracked,
             "tracking": self.tracking,
         }
-        with atomic_path(self.path) as temporary:
-            temporary.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        write_json(self.path, content)
 
     # --------------------------------------------------------------------------------------------------------- prompts
     def to_json(self, prompt: Prompt | None) -> dict[str, Any] | None:
@@ -117,7 +115,7 @@ class Store:
     def key(self, name: str) -> str:
         """Changes with whatever points at an object."""
         entries = {photo: self.to_json(one) for photo, one in sorted(self.prompts.get(name, {}).items())}
-        return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()[:16]
+        return digest_of(entries)[:16]
 
     # ----------------------------------------------------------------------------------------------------------- masks
     def tracked_path(self, name: str, photo: str) -> Path:

@@ -11,7 +11,6 @@ object in a photo is a gap in it.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from rich.progress import track
 
 from spinnerf_ns.conventions import BoolMask, Image
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import atomic_path, load_depth, load_object_mask, write_png
+from spinnerf_ns.files import load_depth, load_object_mask, write_json, write_png
 from spinnerf_ns.hints import command
 from spinnerf_ns.removal.config import ExportConfig
 from spinnerf_ns.removal.plan import layers_path, object_mask_path
@@ -126,5 +125,4 @@ def _write_transforms(capture: Capture, views: list[View], path: Path) -> None:
         **splits,
         "frames": frames,
     }
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, content)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,11 +56,6 @@ def read_colmap_points(capture: Capture) -> SparsePoints | None:
     except (OSError, ValueError, KeyError, IndexError, struct.error, MemoryError):
         return None
     return _consistent(capture, _points(capture, *model))
-
-
-def is_colmap_model(folder: Path) -> bool:
-    """Whether a folder holds cameras, images and points of COLMAP."""
-    return any(all((folder / f"{name}{s}").is_file() for name in ("cameras", "images", "points3D")) for s in (".bin", ".txt"))
 
 
 def _points(capture: Capture, cameras: dict[int, Any], images: dict[int, Any], points: dict[int, Any]) -> SparsePoints:

@@ -30,7 +30,7 @@ from PIL import Image, UnidentifiedImageError
 
 from spinnerf_ns.conventions import resize_mask
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import load_object_mask, read_image, save_object_mask, write_png
+from spinnerf_ns.files import load_object_mask, read_image, save_object_mask, write_json, write_png
 from spinnerf_ns.scene.llff_folder import LlffFolder, open_llff_folder
 
 SPIN_NERF_PHOTOS = 100
@@ -143,7 +143,7 @@ def convert_llff(
         _write_labels(folder, meta, partial / "labels")
         if _write_points(folder, partial):
             meta["ply_file_path"] = "sparse_pc.ply"
-        (partial / "transforms.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
+        write_json(partial / "transforms.json", meta)
         _install(partial, output, object_free)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

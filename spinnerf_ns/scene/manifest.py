@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import atomic_path
+from spinnerf_ns.files import write_json
 
 SCHEMA = 2
 """The manifest's schema that this version writes, and the newest that it reads."""
@@ -46,8 +46,6 @@ DELETABLE = {"track": ("objects",), "segment": ("masks_2d",)}
 
 FILE_ITSELF = "."
 """The name of an output that is a file, in its own list of files."""
-
-Stages = dict[str, dict[str, Any]]
 
 
 def version_of(name: str) -> int:
@@ -95,9 +93,7 @@ class ManifestFile:
 
     def write(self, manifest: Mapping[str, Any]) -> None:
         """Replaces the file, atomically."""
-        with atomic_path(self.path) as temporary:
-            text = json.dumps({**manifest, "schema": SCHEMA}, indent=2, ensure_ascii=False)
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_json(self.path, {**manifest, "schema": SCHEMA})
 
     def _parse(self) -> dict[str, Any]:
         path = self.path

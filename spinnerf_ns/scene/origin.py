@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ import numpy as np
 
 import spinnerf_ns
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import sha256_of
+from spinnerf_ns.files import digest_of, sha256_of
 from spinnerf_ns.hints import WORKSPACE_FOLDER
 from spinnerf_ns.scene.manifest import version_of
 from spinnerf_ns.scene.outputs import list_files
@@ -59,7 +58,7 @@ class Origin:
         # A file outside scene and workspace counts by its name alone, so that a moved checkpoint is the same input.
         named = [(name if not os.path.isabs(name) else Path(name).name, digest) for name, digest in self.inputs.items()]
         content = [self.parameters, sorted(named), self.capture, self.version]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return digest_of(content)
 
     def entry(self) -> dict[str, Any]:
         """What the manifest keeps of it."""

@@ -23,7 +23,6 @@ the training frame.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -37,12 +36,12 @@ from spinnerf_ns.conventions import INVENTED, OBJECT, OBSERVED, SEEN_ELSEWHERE, 
 from spinnerf_ns.decoding import is_plain
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import (
-    atomic_path,
     load_depth,
     load_object_mask,
     read_image,
     save_depth,
     save_object_mask,
+    write_json,
     write_png,
 )
 from spinnerf_ns.scene.capture import Capture
@@ -245,9 +244,7 @@ class RemovedWriter:
         # nerfstudio sorts photos by their path and sums over them in that order: keep the frames in it, too.
         frames.sort(key=lambda frame: Path(frame["file_path"]))
         splits = {f"{split}_filenames": [files[photo]["file_path"] for photo in photos] for split, photos in self._splits()}
-        with atomic_path(self.folder / name) as temporary:
-            content = json.dumps({**meta, **shared, **splits, "frames": frames}, indent=2, ensure_ascii=False)
-            temporary.write_text(content + "\n", encoding="utf-8")
+        write_json(self.folder / name, {**meta, **shared, **splits, "frames": frames})
 
     def _splits(self) -> Iterable[tuple[str, list[str]]]:
         """The source's splits, without object-free photos in train. If it lists only val or only test, both are that."""

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import atomic_path, sha256_of
+from spinnerf_ns.files import atomic_path, sha256_of, write_json
 from spinnerf_ns.hints import say
 from spinnerf_ns.scene.lock import WorkspaceLock
 from spinnerf_ns.scene.manifest import DELETABLE, is_records, is_whole
@@ -201,8 +201,7 @@ class Stage:
             keep_file(self.workspace.root / name / file, self._partial(self.workspace.root / name) / file)
         if self._records:
             (self._state / "records.jsonl").write_text(_as_lines(self._records), encoding="utf-8")
-        with atomic_path(self._state / "key.json") as temporary:  # last: without it all this counts for nothing
-            temporary.write_text(json.dumps({"key": self.key}))
+        write_json(self._state / "key.json", {"key": self.key})  # last: without it all this counts for nothing
 
     def _standing_files(self) -> list[tuple[str, str]]:
         """Files of an earlier run from the same, some of whose outputs are lost: what need not be made again."""
@@ -305,8 +304,7 @@ class Stage:
             "outputs": made,
             "records": self._records,
         }
-        with atomic_path(self._state / "commit.json") as temporary:
-            temporary.write_text(json.dumps(entry, ensure_ascii=False), encoding="utf-8")
+        write_json(self._state / "commit.json", entry)
 
     def _keep_by_hand(self, made: dict[str, dict[str, Any]]) -> None:
         """Puts what a person changed, added or deleted into what becomes the outputs; the entry goes on saying what was made."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import digest_of, sha256_of
 from spinnerf_ns.registry import install_command
 from spinnerf_ns.weights.store import ensure_weights
 
@@ -63,14 +63,9 @@ def find_weights(name: str, checkpoint: Path | None) -> Path:
 
 def content_digest(path: Path) -> str:
     """sha256 over a checkpoint's contents: a file's, or those of a model folder's configuration and weights."""
-    names = [path] if path.is_file() else sorted([*path.glob("*.json"), *path.glob("*.safetensors")])
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(b"" if path.is_file() else name.name.encode())
-        with open(name, "rb") as file:
-            while block := file.read(CHUNK):
-                digest.update(block)
-    return digest.hexdigest()
+    if path.is_file():
+        return sha256_of(path)
+    return digest_of({file.name: sha256_of(file) for ending in ("*.json", "*.safetensors") for file in path.glob(ending)})
 
 
 def load_folder(name: str, checkpoint: Path | None, network: str, processor: str, device: str, what: str) -> tuple[Any, Any]:

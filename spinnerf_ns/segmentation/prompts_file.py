@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import atomic_path
+from spinnerf_ns.files import write_json
 from spinnerf_ns.segmentation.prompts import DEFAULT_OBJECT, Prompt, Stroke
 
 SCHEMA = 2
@@ -35,9 +35,7 @@ def save_prompts(path: Path | str, prompts: Sequence[Prompt]) -> None:
     objects: dict[str, dict[str, Any]] = {}
     for prompt in prompts:
         objects.setdefault(prompt.object, {})[prompt.view] = prompt_to_json(prompt, path.parent)
-    with atomic_path(path) as temporary:
-        text = json.dumps({"schema": SCHEMA, "objects": objects}, indent=2, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(path, {"schema": SCHEMA, "objects": objects})
 
 
 def load_prompts(path: Path | str) -> tuple[Prompt, ...]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.files import sha256_of
 from spinnerf_ns.weights.consent import refusal
 from spinnerf_ns.weights.download import CHUNK, DownloadFailed, WrongFile, download
 from spinnerf_ns.weights.table import WEIGHTS, HubModel, WeightsFile
@@ -266,7 +267,7 @@ def check_hub_folder(folder: Path) -> tuple[int, str | None]:
         if not file.is_symlink() or len(expected) != 64:
             continue
         checked += 1
-        found = _digests(file, {"sha256"})["sha256"]
+        found = sha256_of(file)
         if found != expected:
             return checked, f"{file.relative_to(folder)} has the sha256 {found}, {expected} expected"
     return checked, None

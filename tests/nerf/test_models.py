@@ -143,7 +143,7 @@ def test_carving_removes_the_object_and_ends_with_the_context(rays):
     before = model(rays)["accumulation"]
     with torch.no_grad():  # everything is object: nothing is left
         model.objectness_field.mlp.layers[-1].bias.fill_(50.0)
-    with model.object_carved_out():
+    with model.showing("rest"):
         assert float(model(rays)["accumulation"].max()) == 0.0
     torch.testing.assert_close(model(rays)["accumulation"], before)
 

@@ -13,7 +13,6 @@ after an interruption goes on where it stopped, and changed settings compute the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -32,7 +31,7 @@ from spinnerf_ns import __version__
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.baselines import METHODS
 from spinnerf_ns.evaluation.matrix.scenes import SceneSource, find_scenes
-from spinnerf_ns.files import atomic_path
+from spinnerf_ns.files import atomic_path, digest_of, sha256_of
 from spinnerf_ns.removal.config import ExportConfig
 
 OURS = "ours"
@@ -107,7 +106,7 @@ def _name(path: Path | None) -> str | None:
 
 def digest(settings: dict[str, Any], *more: Any) -> str:
     """A key of settings and more."""
-    return hashlib.sha256(json.dumps([settings, *more], sort_keys=True, default=str).encode()).hexdigest()
+    return digest_of([settings, *more])
 
 
 def scene_key(source: SceneSource, config: BenchmarkConfig) -> str:
@@ -116,7 +115,7 @@ def scene_key(source: SceneSource, config: BenchmarkConfig) -> str:
     if source.path is not None:
         names = ("transforms.json", "twin.json", "planted.json", "poses_bounds.npy")
         files = [source.path / name for name in names if (source.path / name).is_file()]
-        parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+        parts += [sha256_of(path) for path in files]
     return digest({"downscale": config.downscale, "version": __version__}, *parts)
 
 

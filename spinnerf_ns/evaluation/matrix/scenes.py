@@ -20,7 +20,7 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.measure import Known
 from spinnerf_ns.evaluation.truth.scenes import load_scene as load_truth_scene
 from spinnerf_ns.evaluation.truth.twin import TwinConfig, write_twin
-from spinnerf_ns.files import atomic_path, load_object_mask, read_image, save_object_mask, write_png
+from spinnerf_ns.files import load_object_mask, read_image, save_object_mask, write_json, write_png
 from spinnerf_ns.scene.capture import Capture, load_capture
 from spinnerf_ns.scene.labels import LABEL_FOLDERS
 from spinnerf_ns.scene.workspace import Workspace
@@ -163,8 +163,7 @@ def prepare_scene(source: SceneSource, root: Path, key: str, downscale: float = 
     finally:
         shutil.rmtree(original, ignore_errors=True)
     Workspace.open(root).set_object_free(object_free)
-    with atomic_path(file) as temporary:
-        temporary.write_text(json.dumps({"key": key, "prompt": prompt, "object_free": object_free}, indent=2))
+    write_json(file, {"key": key, "prompt": prompt, "object_free": object_free})
     return load_scene(root)
 
 
@@ -246,8 +245,7 @@ def _write_scaled(source: Path, root: Path, downscale: float) -> None:
         mask = load_object_mask(path)
         width, height = (max(1, round(side / downscale)) for side in mask.shape[::-1])
         save_object_mask(root / "labels" / name, _scaled_mask(mask, width, height))
-    with atomic_path(root / "transforms.json") as temporary:
-        temporary.write_text(json.dumps(meta, indent=2), encoding="utf-8")
+    write_json(root / "transforms.json", meta)
 
 
 def _scaled_image(image: np.ndarray, width: int, height: int) -> np.ndarray:

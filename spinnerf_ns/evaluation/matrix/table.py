@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from spinnerf_ns.evaluation.matrix.benchmark import OURS, BenchmarkConfig, Paths
 from spinnerf_ns.evaluation.matrix.scenes import SCENE_FILE, find_scenes, load_scene
 from spinnerf_ns.evaluation.matrix.worker import SEGMENTATION
 from spinnerf_ns.evaluation.report import direction, format_figure
-from spinnerf_ns.files import atomic_path, load_object_mask, read_image, write_png
+from spinnerf_ns.files import atomic_path, load_object_mask, read_image, write_json, write_png
 from spinnerf_ns.nerf.metrics import bounding_box
 
 COLUMNS = ("psnr_mask", "ssim_mask", "lpips*_mask", "psnr_bbox", "lpips*_bbox", "fid_bbox", "psnr_outside", "psnr_full",
@@ -68,8 +67,7 @@ def write_results(config: BenchmarkConfig, scenes: Sequence[str]) -> dict[str, A
         result["scenes"][scene] = rows
     result["mean"] = _over_scenes(result["scenes"], config.methods)
     result["losses"] = where_ours_is_not_best(result)
-    with atomic_path(config.output / "benchmark.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=2, default=str))
+    write_json(config.output / "benchmark.json", result, str)
     with atomic_path(config.output / "benchmark.md") as temporary:
         temporary.write_text(markdown(result), encoding="utf-8")
     for scene in scenes:

@@ -36,7 +36,7 @@ from spinnerf_ns.evaluation.measure import (
     render_objectness,
     render_views,
 )
-from spinnerf_ns.files import atomic_path, load_object_mask, write_png
+from spinnerf_ns.files import load_object_mask, write_json, write_png
 from spinnerf_ns.nerf.background_field import background_steps
 from spinnerf_ns.removal.config import ExportConfig
 from spinnerf_ns.removal.export import export_removed
@@ -80,8 +80,7 @@ def prepare(config: BenchmarkConfig, source: SceneSource) -> None:
         raise SpinnerfError(f"{scene.root / LABEL_FOLDERS[0]}: no training photo has a true mask; take --masks tracked")
     use_true = config.masks == "true" or (config.masks == "auto" and 2 * tracked < len(views) and labelled > tracked)
     content = {"source": "true" if use_true else "tracked", "tracked": tracked, "photos": len(views), "seconds": seconds}
-    with atomic_path(file) as temporary:
-        temporary.write_text(json.dumps({**content, "backends": backends}))
+    write_json(file, {**content, "backends": backends})
 
 
 def mask_source(scene: Path) -> dict[str, Any]:
@@ -102,8 +101,7 @@ class Seed:
         if (self.paths.shared / "key.json").is_file():
             if json.loads((self.paths.shared / "key.json").read_text()) != self.shared_key:
                 shutil.rmtree(self.paths.shared)
-        with atomic_path(self.paths.shared / "key.json") as temporary:
-            temporary.write_text(json.dumps(self.shared_key))
+        write_json(self.paths.shared / "key.json", self.shared_key)
         self.capture = self.scene.capture
         self.known: list[Known] = self.scene.known()
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -246,8 +244,7 @@ class Seed:
         ]
 
     def _write(self, method: str, cell: dict[str, Any]) -> None:
-        with atomic_path(self.paths.cell(method)) as temporary:
-            temporary.write_text(json.dumps(cell, indent=2, default=float))
+        write_json(self.paths.cell(method), cell, float)
 
 
 def main(arguments: list[str]) -> None:

@@ -17,7 +17,6 @@ Photos taken from so near that the object would fill them are left out.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ from spinnerf_ns.evaluation.truth.planted_occlusion import KnownDepth, front_by_
 from spinnerf_ns.evaluation.truth.planted_place import LARGEST, SIZE_RANGE, Place, SeenPoints, choose_place
 from spinnerf_ns.evaluation.truth.scenes import TruthScene, new_folder, read_scene
 from spinnerf_ns.evaluation.truth.twin import prompt_from_mask
-from spinnerf_ns.files import save_object_mask, write_png
+from spinnerf_ns.files import save_object_mask, write_json, write_png
 from spinnerf_ns.scene.cameras import project, unproject
 from spinnerf_ns.scene.capture import Capture, load_capture
 from spinnerf_ns.scene.points import read_points, visible_points, write_ply
@@ -206,12 +205,12 @@ class _Planter:
             shutil.copyfile(root / "truth" / kind / Path(name).relative_to("images"), target)
         train = [index for index in range(len(self.views)) if index not in test]
         self._write_points(root, solid, [planted[i] for i in train], [self.views[i] for i in train], visible[train])
-        _write_json(root / "transforms.json", self._transforms(test))
+        write_json(root / "transforms.json", self._transforms(test))
         object_free = [self.names[index] for index in test]
         Workspace.open(root).set_object_free(name.removeprefix("images/").removesuffix(".png") for name in object_free)
         prompt = self._prompt(train, planted)
         box, points = prompt_from_mask(planted[prompt].object_mask)
-        _write_json(
+        write_json(
             root / PLANTED_FILE,
             {
                 "version": PLANTED_VERSION,
@@ -351,7 +350,3 @@ def _scaled(view: View, width: int | None) -> View:
 
 def _object(place: Place) -> dict[str, Any]:
     return {"position": place.position.tolist(), "axes": place.axes.tolist(), "height": place.height}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

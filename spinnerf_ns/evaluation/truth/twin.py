@@ -17,7 +17,6 @@ protocol wants it: training photos show the object, test photos do not.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,7 +30,7 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.truth.scenes import TruthScene, new_folder, read_scene
 from spinnerf_ns.evaluation.truth.twin_render import Pinhole, Room, render_depths, render_photos
 from spinnerf_ns.evaluation.truth.twin_room import TARGET_CENTER, build_room
-from spinnerf_ns.files import save_object_mask, write_png
+from spinnerf_ns.files import save_object_mask, write_json, write_png
 from spinnerf_ns.scene.points import write_ply
 
 TWIN_FILE = "twin.json"
@@ -229,8 +228,8 @@ def _write_into(root: Path, config: TwinConfig) -> None:
         if index == middle:
             box, prompt_points = prompt_from_mask(object_mask)
     write_ply(root / "sparse_pc.ply", np.concatenate(points), np.concatenate(colours))
-    _write_json(root / "transforms.json", _transforms(config, photos, train + test))
-    _write_json(
+    write_json(root / "transforms.json", _transforms(config, photos, train + test))
+    write_json(
         root / TWIN_FILE,
         {
             "version": TWIN_VERSION,
@@ -283,7 +282,3 @@ def _transforms(config: TwinConfig, photos: list[str], cameras: list[Pinhole]) -
             for photo, camera in zip(photos, cameras, strict=True)
         ],
     }
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -90,6 +90,12 @@ def dilate_mask(
 
     Returns:
         (H, W) bool.
+
+    Example:
+        >>> mask = np.zeros((100, 200), bool)
+        >>> mask[50, 100] = True
+        >>> dilate_mask(mask, 10.0)[50].sum(), dilate_mask(mask, 10.0, least=3)[50].sum(), dilate_mask(mask, 0.0)[50].sum()
+        (5, 7, 1)
     """
     radius = scale_pixels(pixels_per_1000, object_mask.shape[1] if width is None else width)
     radius = max(radius, least) if radius else 0

@@ -34,6 +34,13 @@ def load_object_mask(path: Path | str, shape: tuple[int, int] | None = None, obj
 
     Raises:
         SpinnerfError: the file is missing, is no mask, has another size, or holds several ids and none is chosen.
+
+    Example:
+        >>> mask = np.zeros((48, 64), bool)
+        >>> mask[10:20, 30:40] = True
+        >>> save_object_mask("mask.png", mask)
+        >>> np.array_equal(load_object_mask("mask.png", (48, 64)), mask), int(load_object_mask("mask.png", (96, 128)).sum())
+        (True, 400)
     """
     decoded = decode_mask(path)
     if decoded.is_id_map and object_id is None:
@@ -100,6 +107,11 @@ def load_depth(path: Path | str) -> npt.NDArray[np.float32]:
 
     Raises:
         SpinnerfError: the file is missing or is no depth map.
+
+    Example:
+        >>> save_depth("depth.npy", np.array([[2.5, 0.0]]))
+        >>> load_depth("depth.npy").tolist(), np.load("depth.npy").tolist()
+        ([[2.5, 0.0]], [[2500.0, 0.0]])
     """
     try:
         stored = np.load(path, allow_pickle=False)
@@ -148,8 +160,8 @@ def write_json(path: Path | str, content: Any, default: Callable[[Any], Any] | N
         default: makes what JSON has no word for into something that it has one for.
 
     Example:
-        >>> write_json("/tmp/example/a.json", {"photo": "frame_1", "size": [4, 3]})
-        >>> json.loads(Path("/tmp/example/a.json").read_text())
+        >>> write_json("a.json", {"photo": "frame_1", "size": [4, 3]})
+        >>> json.loads(Path("a.json").read_text())
         {'photo': 'frame_1', 'size': [4, 3]}
     """
     with atomic_path(path) as temporary:

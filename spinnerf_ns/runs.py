@@ -43,7 +43,13 @@ class Run:
 
 
 def method_config(name: str) -> TrainerConfig:
-    """A copy of a registered method's configuration, this plugin's or nerfstudio's."""
+    """A copy of a registered method's configuration, this plugin's or nerfstudio's.
+
+    Example:
+        >>> config = apply(method_config("spinnerf-inpaint-lite"), {"pipeline.model.perceptual_loss": "ssim"})
+        >>> with_steps(config, 20).max_num_iterations, config.pipeline.model.perceptual_loss
+        (20, 'ssim')
+    """
     from nerfstudio.configs.method_configs import all_methods
 
     return deepcopy(all_methods[name])

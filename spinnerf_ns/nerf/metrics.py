@@ -99,6 +99,14 @@ def evaluate_pair(
 
     Raises:
         SpinnerfError: no picture, other proportions, or values that are not finite.
+
+    Example:
+        >>> truth, object_mask = np.full((40, 60, 3), 0.5), np.zeros((40, 60), bool)
+        >>> object_mask[10:20, 10:20] = True
+        >>> render = np.where(object_mask[..., None], truth + 0.1, truth)
+        >>> figures = evaluate_pair(render, truth, object_mask)
+        >>> round(figures["psnr_mask"], 3), round(figures["psnr_full"], 3), figures["pixels_mask"]
+        (20.0, 33.802, 100.0)
     """
     if truth is None:
         return {}

@@ -200,6 +200,13 @@ def load_capture(data: Path | str, dataparser: DataParserConfig | None = None, s
 
     Raises:
         SpinnerfError: no poses, photos missing on disk, or a damaged file; the message says what mends it.
+
+    Example:
+        >>> from spinnerf_ns.evaluation.truth.twin import TwinConfig, write_twin
+        >>> twin = write_twin(Path("room"), TwinConfig(width=64, height=48, num_train=3, num_test=1, supersampling=1))
+        >>> capture = load_capture("room")
+        >>> len(capture.split("train")), capture.views[0].photo, capture.views[0].read_image().shape
+        (3, 'frame_0001', (48, 64, 3))
     """
     data = Path(data)
     config = find_dataparser(data, skipped) if dataparser is None else dataclasses.replace(dataparser, data=data)

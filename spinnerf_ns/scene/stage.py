@@ -47,12 +47,23 @@ class Stage:
     """One run of a stage; made by `Workspace.stage`, used as a context.
 
     Example:
-        >>> with workspace.stage("segment", {"tracker": "flow"}, photos, [workspace.masks_2d], capture=capture) as stage:
-        ...     if not stage.fresh:
-        ...         for view in views:
-        ...             if not stage.done(view.photo):
-        ...                 save_object_mask(stage.folder(workspace.masks_2d) / f"{view.photo}.png", object_mask)
-        ...                 stage.record(view.photo, area=int(object_mask.sum()))
+        >>> import numpy as np
+        >>> from spinnerf_ns.files import save_object_mask
+        >>> from spinnerf_ns.scene.workspace import Workspace
+        >>> Path("scene").mkdir()
+        >>> workspace = Workspace.open("scene")
+        >>> def segment(tracker):
+        ...     with workspace.stage("segment", {"tracker": tracker}, [], [workspace.masks_2d]) as stage:
+        ...         if not stage.fresh and not stage.done("frame_1"):
+        ...             save_object_mask(stage.folder(workspace.masks_2d) / "frame_1.png", np.ones((4, 4), bool))
+        ...             stage.record("frame_1", area=16)
+        ...     return stage.fresh
+        >>> segment("flow"), segment("flow"), workspace.records("segment")["frame_1"]["area"]
+        (False, True, 16)
+        >>> segment("sam2")
+        Traceback (most recent call last):
+        ...
+        spinnerf_ns.errors.SpinnerfError: scene/spinnerf/masks_2d ...
 
     If the block raises, what was recorded stays for the next run with the same inputs and parameters.
     """

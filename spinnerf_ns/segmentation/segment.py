@@ -82,6 +82,20 @@ def segment_capture(
         SpinnerfError: bad input (no prompt, a point outside the photo, a mask of another size, empty or of suspicious
             polarity, unknown photos or objects); the object was found in no other photo; masks made otherwise exist and
             `overwrite` is False. Nothing half-written is left.
+
+    Example:
+        >>> from spinnerf_ns.evaluation.truth.twin import TwinConfig, write_twin
+        >>> from spinnerf_ns.scene.capture import load_capture
+        >>> from spinnerf_ns.scene.workspace import Workspace
+        >>> twin = write_twin(Path("room"), TwinConfig(width=96, height=72, num_train=4, num_test=1))
+        >>> workspace = Workspace.open("room")
+        >>> workspace.set_object_free([Path(photo).stem for photo in twin.object_free])
+        >>> pointed = Prompt(twin.prompt_view, box=twin.prompt_box)
+        >>> segment_capture(load_capture("room"), workspace, pointed).masks_2d
+        <BLANKLINE>
+        ...Path('.../room/spinnerf/masks_2d')
+        >>> len(list(workspace.masks_2d.iterdir()))
+        4
     """
     views = views_with_object(capture, workspace)
     ready, prompts = read_request(capture, workspace, prompt, views)

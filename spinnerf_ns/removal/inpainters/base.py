@@ -28,7 +28,15 @@ class PhotoInpainter:
         raise NotImplementedError
 
     def inpaint(self, image: Image, to_fill: BoolMask, photo: str = "photo") -> Image:
-        """The photo with its gap filled; see `Inpainter.inpaint`."""
+        """The photo with its gap filled; see `Inpainter.inpaint`.
+
+        Example:
+            >>> from spinnerf_ns.removal.inpainters import INPAINTERS
+            >>> photo, to_fill = np.full((40, 60, 3), 90, np.uint8), np.zeros((40, 60), bool)
+            >>> photo[10:20, 20:30], to_fill[10:20, 20:30] = 255, True
+            >>> INPAINTERS.get("opencv")().inpaint(photo, to_fill)[15, 25]  # not 255
+            array([91, 91, 91], dtype=uint8)
+        """
         check_photo(image, to_fill, photo)
         filled = image.copy()
         if to_fill.any():

@@ -18,7 +18,7 @@ from spinnerf_ns.files import load_object_mask, save_object_mask, write_png
 from spinnerf_ns.segmentation.choose import AUTO, choose
 from spinnerf_ns.segmentation.painting import preview
 from spinnerf_ns.segmentation.prompts import DEFAULT_OBJECT, Prompt, Segmenter, Tracker
-from spinnerf_ns.segmentation.prompts_file import save_prompts
+from spinnerf_ns.segmentation.prompts_file import load_prompts, save_prompts
 from spinnerf_ns.segmentation.segmenters import SEGMENTERS
 from spinnerf_ns.segmentation.sources import ObjectMasks, Request, read_request, source_masks
 from spinnerf_ns.segmentation.trackers import TRACKERS
@@ -221,6 +221,13 @@ def write_previews(workspace: Workspace, views: Sequence[View], prompts: Sequenc
         nothing = image[..., 0] != image[..., 0]
         masks = [load_object_mask(file) if file.is_file() else nothing for file in files]
         write_png(path, preview(image, [(mask, here.get(name)) for mask, name in zip(masks, names, strict=True)]))
+
+
+def known_objects(workspace: Workspace) -> list[str]:
+    """Names of the objects in prompts.json, in its order; none where nothing was pointed at yet."""
+    if not workspace.prompts_path.is_file():
+        return []
+    return list(dict.fromkeys(one.object for one in load_prompts(workspace.prompts_path)))
 
 
 def made_from(workspace: Workspace, prompts: Sequence[Prompt]) -> set[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.truth.twin import TwinConfig, write_twin
@@ -156,6 +157,19 @@ def test_without_invention_what_no_photo_shows_is_in_no_training(exported, capsy
         assert not left_out[batch["flat"].numpy()].any()
 
 
+def test_depth_measured_in_the_region_is_the_objects_and_is_met_by_no_ray(exported, monkeypatch):
+    """Methods whose rays look into the region (per-view inpainting) would grow the object again, in black."""
+    from spinnerf_ns.evaluation.baselines import PerViewDataManagerConfig
+    from spinnerf_ns.nerf.data import datamanager
+
+    monkeypatch.setattr("spinnerf_ns.stereo.maps.has_stereo", lambda workspace: True)
+    everywhere = lambda manager, scale: torch.ones(manager.train_pool.num_pixels)  # noqa: E731
+    monkeypatch.setattr(datamanager, "stereo_disparities", everywhere)
+    manager = PerViewDataManagerConfig(data=exported().removed).setup(device="cpu")
+    assert (manager.stereo_disparity[manager.region_pixels] == 0).all()
+    assert manager.stereo_disparity.sum() == manager.train_pool.num_pixels - len(manager.region_pixels)
+
+
 @pytest.mark.parametrize("kind", ["missing", "size"])
 def test_a_mended_photo_that_does_not_fit_is_refused_before_any_work(exported, tmp_path, kind):
     workspace = exported()
@@ -244,13 +258,13 @@ def test_what_no_photo_shows_is_drawn_in_few_photos_and_carried_to_the_others(ex
 
 @pytest.mark.parametrize("winner", ["by surface", "whole"])
 def test_a_rehearsal_decides_whether_surfaces_are_drawn_alone(exported, twin, monkeypatch, winner):
-    from spinnerf_ns.removal import export as module
+    from spinnerf_ns.removal import cleaning as module
     from spinnerf_ns.removal.rehearsal import Rehearsal, Rehearsed, rehearse
 
     found, by_surface = [], []
 
-    def told(layers, candidates):
-        found.append(rehearse(layers, candidates))
+    def told(*given):
+        found.append(rehearse(*given))
         return Rehearsal(winner, [Rehearsed(winner, 1.5)], 1)
 
     def counted(fill, image, region, labels):

@@ -140,6 +140,7 @@ class Seed:
     def export(self, run: Run) -> float:
         """Both exports; seconds of the one that ours uses."""
         from spinnerf_ns.pipelines import export_run
+        from spinnerf_ns.stereo.maps import stereo_if_possible
 
         start = time.monotonic()
         shared = self.workspace("shared")
@@ -153,6 +154,7 @@ class Seed:
                     if path.is_file() and not target.is_file():
                         target.parent.mkdir(parents=True, exist_ok=True)
                         shutil.copyfile(path, target)
+            stereo_if_possible(self.capture, alone)  # depth around the region is no part of the comparison: all have it
             config = self._export_config()
             config.fill_from_views = config.carry = False  # each photo is inpainted alone
             export_removed(self.capture, alone, config)

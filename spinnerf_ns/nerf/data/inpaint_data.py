@@ -202,6 +202,8 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         self._valid = pool.usable  # the capture's own masks
         pool.usable = outside if self._valid is None else outside.logical_and_(self._valid)
         self.sparse_pixels, self.sparse_disparity = self.sparse_pixels[kept], self.sparse_disparity[kept]
+        if self.stereo_disparity is not None:  # there the depth measured is the object's
+            self.stereo_disparity[self.region_pixels] = 0
         self.disparity_scale = float(self.disparity.median()) if len(self.disparity) else 1.0
 
     def _choose_reference(self) -> int:

@@ -32,13 +32,43 @@ PER_STEP = ("train seg", "train inpaint")
 
 # ------------------------------------------------------------------------------------------------------------ the captures
 def grow(root: Path, photos: int, size: tuple[int, int]) -> dict[str, Any]:
-    """Writes a twin of so many photos; what is pointed at in it."""
-    from spinnerf_ns.evaluation.truth.twin import TwinConfig, load_twin, write_twin
+    """Writes a twin of so many photos, without its truth; what is pointed at in it."""
+    import numpy as np
 
-    config = TwinConfig(num_train=photos, num_test=2, width=size[0], height=size[1], supersampling=1)
-    scene = load_twin(root) if (root / "twin.json").is_file() else write_twin(root, config)
-    shutil.rmtree(root / "truth", ignore_errors=True)
-    return {"view": scene.prompt_view, "box": ",".join(f"{value:g}" for value in scene.prompt_box), "free": scene.object_free}
+    from spinnerf_ns.evaluation.truth.twin import (
+        SPARSE_POINTS,
+        TwinConfig,
+        _surface_points,
+        _transforms,
+        build_cameras,
+        build_room,
+        prompt_from_mask,
+    )
+    from spinnerf_ns.evaluation.truth.twin_render import render_depths, render_photos
+    from spinnerf_ns.files import write_png
+    from spinnerf_ns.scene.points import write_ply
+
+    pointed = root / "pointed.json"
+    if not pointed.is_file():
+        config = TwinConfig(num_train=photos, num_test=1, width=size[0], height=size[1], supersampling=1)
+        room, cameras = build_room(np.random.default_rng([config.seed, 0])), build_cameras(config)[0]
+        names = [f"images/frame_{index + 1:04d}.png" for index in range(photos)]
+        middle, points, colours = photos // 2, [], []
+        rng = np.random.default_rng(2)
+        for index, (name, camera) in enumerate(zip(names, cameras, strict=True)):
+            shown = render_photos(room, camera, 1, False)[1]
+            write_png(root / name, shown)
+            z_free, z = render_depths(room, camera)
+            chosen = rng.choice(z.size, -(-SPARSE_POINTS // photos), replace=False)
+            points.append(_surface_points(camera, z, chosen))
+            colours.append(shown.reshape(-1, 3)[chosen])
+            if index == middle:
+                box = prompt_from_mask(z < z_free)[0]
+        write_ply(root / "sparse_pc.ply", np.concatenate(points), np.concatenate(colours))
+        meta = _transforms(config, names, cameras)
+        (root / "transforms.json").write_text(json.dumps(meta))
+        pointed.write_text(json.dumps({"view": names[middle], "box": ",".join(f"{value:g}" for value in box)}))
+    return json.loads(pointed.read_text())
 
 
 def thin_out(capture: Path, root: Path, photos: int, view: str) -> None:
@@ -47,8 +77,8 @@ def thin_out(capture: Path, root: Path, photos: int, view: str) -> None:
     frames = sorted(meta["frames"], key=lambda frame: frame["file_path"])
     chosen = {round(place * (len(frames) - 1) / max(1, photos - 1)) for place in range(photos)}
     meta["frames"] = [frame for index, frame in enumerate(frames) if index in chosen or Path(frame["file_path"]).stem == view]
-    for name in ("train_filenames", "val_filenames", "test_filenames"):
-        meta.pop(name, None)
+    names = [frame["file_path"] for frame in meta["frames"]]
+    meta |= {"train_filenames": names, "val_filenames": names[:1], "test_filenames": names[:1]}
     root.mkdir(parents=True)
     for name in {Path(frame["file_path"]).parts[0] for frame in meta["frames"]} | {meta.get("ply_file_path")} - {None}:
         (root / name).symlink_to((capture / name).resolve())
@@ -60,7 +90,8 @@ def run_stage(stage: str, scene: Path, steps: int, pointed: dict[str, Any]) -> d
     """Runs one stage in this process.
 
     Returns:
-        "seconds" of the stage, "read": seconds before it, "megabytes": the process' peak; of a training "per_step" milliseconds.
+        "seconds" of the stage, "processor": of all its threads, "read": seconds before it, "megabytes": the process' peak; of a
+        training "per_step" milliseconds.
     """
     start = time.perf_counter()
     from spinnerf_ns.runs import method_config, with_steps
@@ -71,9 +102,8 @@ def run_stage(stage: str, scene: Path, steps: int, pointed: dict[str, Any]) -> d
     if stage == "segment":
         from spinnerf_ns.cli.segment import Segment
 
-        workspace.set_object_free([Path(photo).stem for photo in pointed.get("free", ())])
         Segment(scene, pointed["view"], box=pointed["box"], segmenter="grabcut", tracker="auto").main()
-        begun = start
+        begun = start, 0.0
     elif stage in PER_STEP:
         method, data = ("spinnerf-seg-lite", scene) if stage == "train seg" else ("spinnerf-inpaint-lite", workspace.removed)
         config = with_steps(method_config(method), steps)
@@ -84,11 +114,22 @@ def run_stage(stage: str, scene: Path, steps: int, pointed: dict[str, Any]) -> d
         begun, found["per_step"] = _trained(config, data, workspace.root / "runs", steps)
     else:
         begun = _exported(stage, scene, workspace)
-    found |= {"seconds": time.perf_counter() - begun, "read": begun - start, "megabytes": peak_megabytes()}
+    seconds, processor = time.perf_counter() - begun[0], _processor_seconds() - begun[1]
+    found |= {"seconds": seconds, "processor": processor, "read": begun[0] - start, "megabytes": peak_megabytes()}
     return found
 
 
-def _trained(config: Any, data: Path, runs: Path, steps: int) -> tuple[float, float]:
+def _now() -> tuple[float, float]:
+    """Seconds by the clock, and of the processor: what else the machine does is in the first alone."""
+    return time.perf_counter(), _processor_seconds()
+
+
+def _processor_seconds() -> float:
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
+def _trained(config: Any, data: Path, runs: Path, steps: int) -> tuple[tuple[float, float], float]:
     """Trains; when the first step began, and milliseconds of a middle one."""
     from unittest import mock
 
@@ -96,21 +137,21 @@ def _trained(config: Any, data: Path, runs: Path, steps: int) -> tuple[float, fl
 
     from spinnerf_ns.runs import train
 
-    ticks: list[float] = []
+    ticks: list[tuple[float, float]] = []
     step = Trainer.train_iteration
 
     def timed(self: Trainer, number: int) -> Any:
-        ticks.append(time.perf_counter())
+        ticks.append(_now())
         return step(self, number)
 
     with mock.patch.object(Trainer, "train_iteration", timed):
         train(config, data, runs, "growth")
     third = steps // 3
-    each = sorted(after - before for before, after in zip(ticks[third:], ticks[third + 1 :], strict=False))
+    each = sorted(after[0] - before[0] for before, after in zip(ticks[third:], ticks[third + 1 :], strict=False))
     return ticks[0], 1000 * each[len(each) // 2]
 
 
-def _exported(stage: str, scene: Path, workspace: Any) -> float:
+def _exported(stage: str, scene: Path, workspace: Any) -> tuple[float, float]:
     """Renders, fits what stays, or writes the object-free capture; when it began."""
     from functools import partial
 
@@ -124,13 +165,13 @@ def _exported(stage: str, scene: Path, workspace: Any) -> float:
     if stage == "export":
         from spinnerf_ns.scene.capture import load_capture
 
-        capture, begun = load_capture(scene), time.perf_counter()
+        capture, begun = load_capture(scene), _now()
         export_removed(capture, workspace, config)
         return begun
     path = sorted((workspace.root / "runs").glob("growth/spinnerf-seg-lite/*/config.yml"))[-1]
     run = load_run(path)
     pipeline = run.pipeline.setup(device="cpu", test_mode="test")
-    checkpoint, begun = restore(run, pipeline), time.perf_counter()
+    checkpoint, begun = restore(run, pipeline), _now()
     if stage == "render":
         render_layers(pipeline.model, pipeline.datamanager, checkpoint, config)
     else:
@@ -151,13 +192,13 @@ def peak_megabytes() -> float:
 # -------------------------------------------------------------------------------------------------------------- the whole
 def measure(arguments: argparse.Namespace, folder: Path, photos: int) -> dict[str, dict[str, Any]]:
     """All stages on one capture: stage -> figures."""
-    scene = folder / f"{photos}-photos"
-    if arguments.data is None:
-        pointed = grow(scene, photos, tuple(int(side) for side in arguments.size.split("x")))
-    else:
-        pointed = {"view": arguments.view, "box": arguments.box}
-        if not scene.exists():
-            thin_out(arguments.data, scene, photos, Path(arguments.view).stem)
+    scene, capture = folder / f"{photos}-photos", arguments.data
+    pointed = {"view": arguments.view, "box": arguments.box}
+    if capture is None:  # of one twin, as large as the largest: a photo is the same in all of them
+        capture = folder / f"twin-{arguments.size}-{max(arguments.photos)}"
+        pointed = grow(capture, max(arguments.photos), tuple(int(side) for side in arguments.size.split("x")))
+    if not scene.exists():
+        thin_out(capture, scene, photos, Path(pointed["view"]).stem)
     results: dict[str, dict[str, Any]] = {}
     for stage in arguments.only or STAGES:
         found = scene / f"{stage.replace(' ', '-')}.json"
@@ -170,7 +211,8 @@ def measure(arguments: argparse.Namespace, folder: Path, photos: int) -> dict[st
             raise SystemExit(f"{stage} with {photos} photos failed; its output: {scene}")
         results[stage] = json.loads(found.read_text())
         said = results[stage]
-        print(f"{photos:5} photos  {stage:14} {said['seconds']:8.1f} s  {said['megabytes']:7.0f} MB", flush=True)
+        text = f"{said['seconds']:8.1f} s  {said['processor']:8.1f} s of processor  {said['megabytes']:7.0f} MB"
+        print(f"{photos:5} photos  {stage:14} {text}", flush=True)
     return results
 
 
@@ -181,6 +223,7 @@ def table(results: dict[int, dict[str, dict[str, Any]]]) -> str:
     lines.append("|---" * (len(numbers) + 2) + "|")
     for stage in results[numbers[0]]:
         rows = [("s per photo", [results[number][stage]["seconds"] / number for number in numbers])]
+        rows.append(("processor s per photo", [results[number][stage]["processor"] / number for number in numbers]))
         if stage in PER_STEP:
             rows = [("ms per step", [results[number][stage]["per_step"] for number in numbers])]
         rows.append(("read, s per photo", [results[number][stage]["read"] / number for number in numbers]))
@@ -202,9 +245,9 @@ def plot(results: dict[int, dict[str, dict[str, Any]]], path: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6))
     for stage in results[numbers[0]]:
         if stage not in PER_STEP:
-            left.plot(numbers, [results[number][stage]["seconds"] / number for number in numbers], marker="o", label=stage)
+            left.plot(numbers, [results[number][stage]["processor"] / number for number in numbers], marker="o", label=stage)
         right.plot(numbers, [results[number][stage]["megabytes"] / 1024 for number in numbers], marker="o", label=stage)
-    for axes, what in ((left, "seconds per photo"), (right, "peak memory, GB")):
+    for axes, what in ((left, "processor seconds per photo"), (right, "peak memory, GB")):
         axes.set(xlabel="photos", ylabel=what, xscale="log", ylim=(0, None))
         axes.set_xticks(numbers, [str(number) for number in numbers])
         axes.grid(alpha=0.3)

@@ -296,9 +296,11 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         Returns:
             The folder of the object-free capture.
         """
+        from spinnerf_ns.progress import logged
         from spinnerf_ns.removal.from_field import export_field
 
-        return export_field(self.model, self.datamanager, checkpoint, config)
+        with logged(self.datamanager.workspace.log):
+            return export_field(self.model, self.datamanager, checkpoint, config)
 
 
 def export_run(load_config: Path, config: ExportConfig, data: Path | None = None) -> Path:

@@ -6,55 +6,30 @@ Bars are drawn for terminals. Whoever shows them elsewhere reads FILE: [{"what",
 from __future__ import annotations
 
 import sys
-import threading
 from pathlib import Path
 
-from rich.progress import Progress
-
-from spinnerf_ns.accel.replaced import replaced
 from spinnerf_ns.files import write_json
-
-EVERY = 0.5
-"""Seconds between writes."""
+from spinnerf_ns.progress import Bar, watched
 
 
 def main(arguments: list[str]) -> None:
     """Runs the command."""
     from spinnerf_ns.cli import main as ns_spinnerf
 
-    shown: list[Progress] = []
-    start, stop = Progress.start, Progress.stop
+    path = Path(arguments[0])
+    before: list | None = None
 
-    def starts(self: Progress) -> None:
-        shown.append(self)
-        start(self)
-
-    def stops(self: Progress) -> None:
-        if self in shown:
-            shown.remove(self)
-        stop(self)
-
-    ended = threading.Event()
-    threading.Thread(target=_write, args=(Path(arguments[0]), shown, ended), daemon=True).start()
-    with replaced(Progress, start=starts, stop=stops):
-        try:
-            ns_spinnerf(arguments[1:])
-        finally:
-            ended.set()
-
-
-def _write(path: Path, shown: list[Progress], ended: threading.Event) -> None:
-    before = None
-    while not ended.wait(EVERY):
+    def write(bars: list[Bar]) -> None:
+        nonlocal before
         now = [
-            {"what": task.description, "done": task.completed, "total": task.total}
-            for progress in list(shown)
-            for task in progress.tasks
-            if not task.finished
+            {"what": bar.what, "done": bar.done, "total": bar.total} for bar in bars if bar.total is None or bar.done < bar.total
         ]
         if now != before:
             before = now
             write_json(path, now)
+
+    with watched(write):
+        ns_spinnerf(arguments[1:])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +12,7 @@ import tyro
 
 from spinnerf_ns.cli.segment import Pointing
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.executor import Executor
 from spinnerf_ns.removal.config import ExportConfig
 from spinnerf_ns.removal.inpainters.choice import AUTO
 from spinnerf_ns.removal.plan import make_inpainter
@@ -36,10 +39,33 @@ class Remove:
     inpaint_steps: int | None = None
     """Iterations of the inpainting stage; by default the method's."""
 
-    prepare_arguments = staticmethod(Pointing.prepare_arguments)
+    scenes: Path | None = None
+    """A list of scenes in place of --data: a line each, its folder and what is pointed at in it, as on the command line. All other
+    options are for every scene."""
+    jobs: int = 1
+    """Scenes at once, on each machine."""
+    executor: Executor = "local"
+    """Where scenes are worked on. ray: on the machines of a Ray cluster (extra [ray]; RAY_ADDRESS names it), which share the
+    scenes' storage; what a lost machine was at is done again."""
+
+    @staticmethod
+    def prepare_arguments(arguments: Sequence[str]) -> list[str]:
+        """The command line as tyro reads it."""
+        words = Pointing.prepare_arguments(arguments)
+        for place, word in enumerate(words):  # a list stands for the captures that it names
+            if word == "--scenes" and place + 1 < len(words) and "--data" not in words:
+                return [*words, "--data", words[place + 1]]
+        return words
 
     def main(self) -> None:
         """Runs all stages."""
+        if self.scenes is not None:
+            from spinnerf_ns.cli.scenes import common_words, remove_scenes
+
+            remove_scenes(self.scenes, common_words(sys.argv[2:]), self.jobs, self.executor)
+            return
+        if self.executor != "local":
+            raise SpinnerfError("--executor ray: is for many scenes; give their list: --scenes FILE")
         from spinnerf_ns.hints import command, say
 
         config_path = remove(self)
@@ -53,6 +79,7 @@ class Remove:
 
 def remove(command: Remove) -> Path:
     """Runs all stages of a command; returns the inpainting run's config.yml, or with `keep` the folder of the object alone."""
+    from spinnerf_ns.progress import logged
     from spinnerf_ns.runs import check_steps
     from spinnerf_ns.scene.workspace import Workspace
 
@@ -61,7 +88,8 @@ def remove(command: Remove) -> Path:
     command.export.keep |= command.keep
     if command.export.inpainter != AUTO and not command.export.keep:
         make_inpainter(command.export)  # what it needs and is not here is said now, not after the training
-    with Workspace.open(command.segment.data, command.segment.workspace).lock():
+    workspace = Workspace.open(command.segment.data, command.segment.workspace)
+    with workspace.lock(), logged(workspace.log):
         return _remove(command)
 
 

@@ -86,6 +86,11 @@ class Workspace:
         return self.root / "prompts.json"
 
     @property
+    def log(self) -> Path:
+        """log.txt: how far what was when, added to by every run."""
+        return self.root / "log.txt"
+
+    @property
     def masks_2d(self) -> Path:
         """Folder of tracked object masks."""
         return self.root / "masks_2d"

@@ -15,12 +15,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +27,7 @@ from spinnerf_ns import __version__
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.baselines import METHODS
 from spinnerf_ns.evaluation.matrix.scenes import SceneSource, find_scenes
+from spinnerf_ns.executor import Executor, Job, last_line, run_jobs
 from spinnerf_ns.files import atomic_path, digest_of, sha256_of
 from spinnerf_ns.removal.config import ExportConfig
 
@@ -51,6 +48,9 @@ class BenchmarkConfig:
     """Folder for runs and results. The same command goes on where an earlier one stopped."""
     jobs: int | None = None
     """Processes at once; by default one per two gigabytes and core, and one where there is a GPU."""
+    executor: Executor = "local"
+    """Where these processes run. ray: on the machines of a Ray cluster (extra [ray]; RAY_ADDRESS names it), which share the storage
+    of `output`, `jobs` on each; what a lost machine was at is done again."""
     lite: bool = True
     """Whether the -lite grids, samples and steps are used, for all methods; off: the full-size ones."""
     steps: int | None = None
@@ -232,51 +232,20 @@ def _run_all(
     jobs: list[tuple[str, str]], config: BenchmarkConfig, at_once: int, say: Callable[[str], None]
 ) -> dict[str, tuple[str, Path]]:
     """Runs jobs (scene, seed or "prepare") as processes; returns job -> (reason, log) of those that failed."""
-    cores = os.cpu_count() or 1
-    threads = str(max(1, cores // at_once))
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
-    running: set[subprocess.Popen] = set()
-    lock, stopped, finished, failed = threading.Lock(), threading.Event(), [0], {}
+    program = (sys.executable, "-W", "ignore", "-m", "spinnerf_ns.evaluation.matrix.worker", str(config.output / "plan.yml"))
+    names = {f"{scene}-{what}": (scene, what) for scene, what in jobs}
+    made = [Job(name, (*program, *job), config.output / "logs" / f"{name}.log") for name, job in names.items()]
+    failed: dict[str, tuple[str, Path]] = {}
+    finished = 0
 
-    def run(job: tuple[str, str]) -> None:
-        scene, what = job
-        name = f"{scene}-{what}"
-        log = config.output / "logs" / f"{name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-W", "ignore", "-m", "spinnerf_ns.evaluation.matrix.worker"]
-        command += [str(config.output / "plan.yml"), scene, what]
-        start = time.monotonic()
-        with open(log, "ab") as file:
-            with lock:
-                if stopped.is_set():
-                    return
-                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
-                running.add(process)
-            code = process.wait()
-        with lock:
-            running.discard(process)
-            finished[0] += 1
-            if stopped.is_set():
-                return
-            text = f"[{finished[0]}/{len(jobs)}] {scene}, {what if what == 'prepare' else f'seed {what}'}"
-            if code:
-                failed[name] = (_last_line(log), log)
-                say(f"{text}: failed, {failed[name][0]}")
-            else:
-                say(f"{text}: {time.monotonic() - start:.0f} s")
+    def ended(job: Job, code: int, seconds: float) -> None:
+        nonlocal finished
+        finished += 1
+        scene, what = names[job.name]
+        text = f"[{finished}/{len(jobs)}] {scene}, {what if what == 'prepare' else f'seed {what}'}"
+        if code:
+            failed[job.name] = (last_line(job.log), job.log)
+        say(f"{text}: {f'failed, {failed[job.name][0]}' if code else f'{seconds:.0f} s'}")
 
-    pool = ThreadPoolExecutor(at_once)
-    try:
-        list(pool.map(run, jobs))
-    finally:  # also on Ctrl-C: nothing goes on in the background
-        stopped.set()
-        with lock:
-            for process in running:
-                process.terminate()
-        pool.shutdown(cancel_futures=True)
+    run_jobs(made, at_once, config.executor, ended)
     return failed
-
-
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "no output"

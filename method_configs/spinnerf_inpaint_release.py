@@ -22,6 +22,7 @@ _data = _config.pipeline.datamanager
 _data.to_fill = "object"
 _data.train_num_rays_per_batch = 1024
 _data.reference_num_rays = 1024
+_data.reference_photos = "one"
 _data.depth_num_rays = 1024
 _data.num_patches = 4
 _data.patch_size_fraction = 1 / 16

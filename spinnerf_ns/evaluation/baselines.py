@@ -113,7 +113,7 @@ def per_view(like: TrainerConfig, detached: bool = False) -> TrainerConfig:
 RELEASE_MODEL = (
     "perceptual_loss_mult", "disparity_loss_mult", "disparity_tolerance", "reference_loss_mult", "sparse_depth_loss_mult",
 )  # fmt: skip
-RELEASE_DATA = ("to_fill", "patch_size_fraction", "patch_stride", "patch_start_step")
+RELEASE_DATA = ("to_fill", "patch_size_fraction", "patch_stride", "patch_start_step", "reference_photos")
 """What the release's preset brings into a comparison: its losses. Rays a step and rates stay those of the others."""
 
 

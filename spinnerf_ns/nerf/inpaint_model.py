@@ -31,15 +31,16 @@ class SpinnerfInpaintModelConfig(SpinnerfModelConfig):
     """Weight of the disparity loss in the gap, in units of the gap's median disparity."""
     disparity_tolerance: float = 0.1
     """Part of the exported disparity by which the rendered one may be off for nothing: completed depth is a guess."""
-    reference_loss_mult: float = 0.02
-    """Weight of the pixel loss in the reference view's gap."""
+    reference_loss_mult: float = 0.3
+    """Weight of the pixel loss in the gaps of photos that are taken at their word."""
 
 
 class SpinnerfInpaintModel(SpinnerfModel):
     """Nerfacto with a pixel loss outside the gap, a perceptual loss on patches over it, and a disparity loss.
 
-    The rendering weights of patches and reference rays are detached, the background's share included: what is invented in one
-    photo is not to move surfaces that others see. Density is not wholly out of their reach even so (`patch_geometry`).
+    The rendering weights of patches are detached, the background's share included, and those of reference rays unless all photos
+    show one invention: what is invented in one photo is not to move surfaces that others see. Density is not
+    wholly out of their reach even so (`patch_geometry`).
     """
 
     config: SpinnerfInpaintModelConfig

@@ -26,7 +26,7 @@ from spinnerf_ns.scene.points import SparsePoints
 from spinnerf_ns.scene.removed import RemovedView, RemovedWriter
 from spinnerf_ns.scene.stage import Stage
 from spinnerf_ns.scene.view import View, pictures
-from spinnerf_ns.scene.workspace import REFERENCE, Workspace
+from spinnerf_ns.scene.workspace import REFERENCE, REFERS, Workspace
 from spinnerf_ns.stereo.points import points_of
 
 RenderLayers = Callable[[View], tuple]
@@ -173,6 +173,8 @@ def _clean(plan: Plan, config: ExportConfig, unfinished: list[int], writer: Remo
         writer.write(RemovedView(photo.view.photo, done.image, region, photo.to_fill, done.z))
         record: dict[str, Any] = {"region": regions[index], "unseen": unseen[index]}
         record["carried"] = int((done.source > 0).sum())
+        if config.carry and any(each.number == index for each in references):
+            record[REFERS] = True
         if index == reference:
             table = () if rehearsal is None else rehearsal.table
             record |= {REFERENCE: True, "rehearsal": {each.name: round(each.error, 2) for each in table}}

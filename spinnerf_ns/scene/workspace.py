@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 REFERENCE = "reference"
 """True in the export's record of the reference view, the photo whose filling is taken at its word."""
+REFERS = "refers"
+"""True in the export's records of all photos that were completed to be carried to the others."""
 
 
 class Workspace:

@@ -157,6 +157,24 @@ def test_without_invention_what_no_photo_shows_is_in_no_training(exported, capsy
         assert not left_out[batch["flat"].numpy()].any()
 
 
+@pytest.mark.parametrize("carry", [True, False])
+def test_one_invention_is_learnt_from_in_all_photos_that_show_it(exported, carry):
+    """Photos that were inpainted each for itself disagree: then the reference alone is believed, and geometry is let alone."""
+    from spinnerf_ns.method_configs.spinnerf_inpaint_lite import spinnerf_inpaint_lite
+    from spinnerf_ns.nerf.base_model import TRAINS_GEOMETRY
+
+    config = deepcopy(spinnerf_inpaint_lite.config.pipeline.datamanager)
+    config.data = exported(carry=carry).removed
+    manager = config.setup(device="cpu")
+    photos_of = manager.train_pool.locate(manager.reference_pixels)[:, 0].unique()
+    assert manager.reference_index in photos_of and (len(photos_of) > 1) == carry
+    bundle, batch = manager.next_train(1000)
+    assert (bundle.metadata[TRAINS_GEOMETRY][batch["layout"].rows("reference")] == carry).all()
+    config.reference_photos = "one"
+    manager = config.setup(device="cpu")
+    assert manager.train_pool.locate(manager.reference_pixels)[:, 0].unique().tolist() == [manager.reference_index]
+
+
 def test_depth_measured_in_the_region_is_the_objects_and_is_met_by_no_ray(exported, monkeypatch):
     """Methods whose rays look into the region (per-view inpainting) would grow the object again, in black."""
     from spinnerf_ns.evaluation.baselines import PerViewDataManagerConfig

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -21,10 +22,13 @@ from spinnerf_ns.nerf.data.datamanager import SpinnerfDataManager, SpinnerfDataM
 from spinnerf_ns.nerf.data.pixel_samplers import RayLayout, sample_list, sample_patches, sample_usable
 from spinnerf_ns.scene.camera_path import most_unseen_near_middle
 from spinnerf_ns.scene.outputs import is_readable
-from spinnerf_ns.scene.workspace import Workspace
+from spinnerf_ns.scene.workspace import REFERS, Workspace
 
 if TYPE_CHECKING:
     from spinnerf_ns.scene.points import SparsePoints
+
+AGREES = 0.9
+"""Part of a photo's gap that has to be carried from the references for the photo to be taken at its word."""
 
 
 @dataclass
@@ -47,7 +51,11 @@ class SpinnerfInpaintDataManagerConfig(SpinnerfDataManagerConfig):
     depth_num_rays: int = 1024
     """Rays per step in the gap with the exported disparity to meet."""
     reference_num_rays: int = 1024
-    """Rays per step in the reference view's gap with the inpainted colour to meet."""
+    """Rays per step in the gap of photos that are taken at their word, with the inpainted colour to meet."""
+    reference_photos: Literal["agreeing", "one"] = "agreeing"
+    """Which photos are taken at their word. agreeing: all whose gaps show one invention, completed in a few references and carried
+    to the others; like photographed pixels, these train geometry too. one: the reference view, whose rays train colour alone
+    (the release, and exports that carried nothing)."""
     reference_view: str | None = None
     """Photo whose inpainting is taken at its word; by default the export's, else a large gap near the path's middle."""
 
@@ -57,7 +65,7 @@ class SpinnerfInpaintDataManagerConfig(SpinnerfDataManagerConfig):
 
 
 class SpinnerfInpaintDataManager(SpinnerfDataManager):
-    """Uniform rays outside the removed region, patches over the gap, depth rays in it, reference rays in one view's gap.
+    """Uniform rays outside the removed region, patches over the gap, depth rays in it, reference rays in gaps taken at their word.
 
     `--data` is the folder that an export wrote (`<scene>/spinnerf/removed`), or the scene that holds it.
     """
@@ -145,8 +153,13 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
             for sizes in (pool.heights, pool.widths)
         ]
         self.reference_index = self._choose_reference()
-        start, end = pool.starts[self.reference_index : self.reference_index + 2].tolist()
-        self.reference_pixels = self.fill_pixels[(self.fill_pixels >= start) & (self.fill_pixels < end)]
+        taken = torch.zeros(len(self.train_dataset), dtype=torch.bool)
+        taken[self.reference_index] = True
+        agreeing = torch.from_numpy(self._agreeing()) if self.config.reference_photos == "agreeing" else taken
+        self._one_invention = bool(agreeing[self.reference_index] and agreeing.sum() > 1)
+        if self._one_invention:
+            taken = agreeing
+        self.reference_pixels = self.fill_pixels[taken[self.train_pool.locate(self.fill_pixels)[:, 0]]]
         self.layout = RayLayout(
             uniform=self.config.train_num_rays_per_batch,
             patches=(self.config.num_patches, *side) if len(self.fill_pixels) and self.config.num_patches else (0, 0, 0),
@@ -154,8 +167,6 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
             reference=self.config.reference_num_rays if len(self.reference_pixels) else 0,
             sparse=self._num_sparse_rays,
         )
-        self._trains_geometry = torch.zeros(self.layout.num_rays, 1, dtype=torch.bool)
-        self._trains_geometry[: self.layout.uniform] = True
 
     def _read_regions(self) -> None:
         """Sets flat index lists (`region_pixels`, `fill_pixels`, `depth_pixels`), `disparity` (of `depth_pixels`) and the pool's
@@ -206,6 +217,14 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
             self.stereo_disparity[self.region_pixels] = 0
         self.disparity_scale = float(self.disparity.median()) if len(self.disparity) else 1.0
 
+    def _agreeing(self) -> npt.NDArray[np.bool_]:
+        """(photos,) bool: those whose gap shows what was invented once for all of them, but for a few pixels."""
+        exported = self.workspace.records("export")
+        records = [exported.get(self.view_of(path).photo, {}) for path in self.train_dataset.image_filenames]
+        carried = np.array([record.get("carried", 0) for record in records])
+        unseen = np.array([record.get("unseen", 0) for record in records])
+        return np.array([REFERS in record for record in records]) | ((unseen > 0) & (carried >= AGREES * unseen))
+
     def _choose_reference(self) -> int:
         """The reference view's place in the train dataset: the configured one, the export's, or one chosen as it does."""
         views = [self.view_of(path) for path in self.train_dataset.image_filenames]
@@ -254,7 +273,10 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
             parts.append(sample_list(self.reference_pixels, layout.reference))
         parts.append(self.sample_sparse(extra))
         bundle, batch = self.rays(pool, torch.cat(parts))
-        bundle.metadata[TRAINS_GEOMETRY] = self._trains_geometry[: layout.num_rays].to(self.device)
+        trains_geometry = torch.zeros(layout.num_rays, 1, dtype=torch.bool)
+        trains_geometry[: layout.uniform] = True
+        trains_geometry[layout.rows("reference")] = self._one_invention
+        bundle.metadata[TRAINS_GEOMETRY] = trains_geometry.to(self.device)
         batch.update(extra)
         batch.update(disparity=disparity[:, None], disparity_scale=self.disparity_scale, layout=layout)
         return bundle, batch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from torch import Tensor
 from spinnerf_ns.nerf.base_model import SpinnerfModel, SpinnerfModelConfig, rendered_samples
 from spinnerf_ns.nerf.data.pixel_samplers import RayLayout
 from spinnerf_ns.nerf.losses import as_patches, disparity_loss, expected_disparity
+from spinnerf_ns.nerf.perceptual_names import PerceptualLossName
 
 
 @dataclass
@@ -21,7 +21,7 @@ class SpinnerfInpaintModelConfig(SpinnerfModelConfig):
     """Nerfacto's settings and those of the losses inside the removed region."""
 
     _target: type = field(default_factory=lambda: SpinnerfInpaintModel)
-    perceptual_loss: Literal["auto", "lpips-vgg", "lpips-alex", "lpips-squeeze", "ssim"] = "auto"
+    perceptual_loss: PerceptualLossName = "auto"
     """Perceptual loss on patches over the gap; "auto" takes LPIPS-VGG where its weights can be had, else says what it took."""
     perceptual_weights: Path | None = None
     """File of the perceptual network's backbone, in torchvision's layout; by default torch's cache, else a download."""

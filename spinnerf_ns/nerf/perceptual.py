@@ -20,7 +20,7 @@ import re
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, get_args, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -30,10 +30,9 @@ from rich.markup import escape
 from torch import Tensor
 
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.nerf.perceptual_names import PerceptualLossName
 from spinnerf_ns.registry import install_command
 from spinnerf_ns.weights.consent import asking_first
-
-PerceptualLossName = Literal["auto", "lpips-vgg", "lpips-alex", "lpips-squeeze", "ssim"]
 
 BACKBONES = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}
 """torchvision's name of each LPIPS backbone: also its weights' name in `spinnerf_ns.weights.store`, and the beginning of their
@@ -95,7 +94,7 @@ def make_perceptual_loss(
             return SsimLoss()
     network = name.removeprefix("lpips-")
     if network not in BACKBONES:
-        raise SpinnerfError(f"perceptual loss '{name}' is unknown; take one of auto, lpips-vgg, lpips-alex, lpips-squeeze, ssim")
+        raise SpinnerfError(f"perceptual loss '{name}' is unknown; take one of {', '.join(get_args(PerceptualLossName))}")
     _import_lpips()  # before a download that would be of no use without it
     path = Path(weights) if weights is not None else _find_weights(network, allow_download)
     return _lpips_from_file(network, path, device)

@@ -192,7 +192,7 @@ def mended_source(data: Path, skipped: Collection[str] = (), downscale: int | No
         result.reasons.append("poses_bounds.npy is read as it is")
         model = data / "sparse/0"
         result.colmap_model = model if any((model / f"points3D{suffix}").is_file() for suffix in (".bin", ".txt")) else None
-    else:
+    elif kind == "colmap":
         result.colmap_model = best_colmap_model(data)
         if result.meta["frames"][0]["file_path"] != str(data / meta["frames"][0]["file_path"]):
             result.reasons.append(f"a downscaled folder is used (photos above {MOST_PIXELS} pixels)")
@@ -200,6 +200,8 @@ def mended_source(data: Path, skipped: Collection[str] = (), downscale: int | No
             result.reasons.append("lists of photos per split")
         if any("mask_path" in frame for frame in meta["frames"]):
             result.reasons.append(f"{COLMAP_MASKS}/ is used as COLMAP does (<photo with suffix>.png, black is left out)")
+    else:
+        raise NotImplementedError(f"captures of the kind '{kind}' are read, but no branch here says why no stock parser reads them")
     return result
 
 

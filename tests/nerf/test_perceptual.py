@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -16,7 +17,8 @@ from torch import nn
 
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.nerf import perceptual
-from spinnerf_ns.nerf.perceptual import PerceptualLoss, make_perceptual_loss
+from spinnerf_ns.nerf.perceptual import PerceptualLoss, SsimLoss, make_perceptual_loss
+from spinnerf_ns.nerf.perceptual_names import PerceptualLossName
 
 pytest.importorskip("lpips")
 
@@ -243,3 +245,14 @@ def test_ssim_forgives_a_small_shift_more_than_a_squared_error() -> None:
             break
     loss = make_perceptual_loss("ssim")
     assert loss(blurred, picture) > loss(shifted, picture)
+
+
+def test_every_listed_name_is_built_and_the_error_lists_them(monkeypatch, random_squeezenet):
+    """One list: of --help, of the error, and of what can be built."""
+    built = []
+    monkeypatch.setattr(perceptual, "_lpips_from_file", lambda network, *_: built.append(network) or SsimLoss())
+    for name in get_args(PerceptualLossName):
+        make_perceptual_loss(name, weights=random_squeezenet)
+    assert built == [None, "vgg", "alex", "squeeze"]
+    with pytest.raises(SpinnerfError, match=", ".join(get_args(PerceptualLossName))):
+        make_perceptual_loss("lpips-vg")

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from spinnerf_ns.conventions import DILATION_PER_1000, LEAST_DILATION
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.evaluation.truth.twin import TwinConfig, write_twin
-from spinnerf_ns.files import load_depth, load_object_mask, read_image, save_depth, write_png
+from spinnerf_ns.files import load_depth, load_object_mask, read_image, save_depth, save_object_mask, write_png
 from spinnerf_ns.removal.config import ExportConfig
 from spinnerf_ns.removal.export import export_removed, render_stage
-from spinnerf_ns.removal.plan import background_path
+from spinnerf_ns.removal.plan import background_path, object_mask_path, removed_region
 from spinnerf_ns.removal.reference import choose_reference, reference_candidates
 from spinnerf_ns.scene.camera_path import most_unseen_near_middle, order_along_path
 from spinnerf_ns.scene.capture import load_capture
@@ -57,6 +58,44 @@ def photos(workspace, kind="images"):
 
 def pictures_of(workspace):
     return {path.stem: read_image(path) for path in sorted((workspace.removed / "images").iterdir())}
+
+
+# ---------------------------------------------------------------------------------------------------- the removed region
+def growth(region, mask):
+    """By how many pixels a region is longer than a mask: to the left, right, top and bottom."""
+    assert not (mask & ~region).any()
+    sides = []
+    for axis in (0, 1):
+        inner, outer = (np.flatnonzero(each.any(axis=axis)) for each in (mask, region))
+        sides += [int(inner[0] - outer[0]), int(outer[-1] - inner[-1])]
+    return sides
+
+
+def test_the_removed_region_is_the_mask_grown_by_the_dilation(exported):
+    """In pixels of a 1000-pixel-wide photo, but at least 3 of the photo's own unless 0 is asked for; nothing that is not valid."""
+    view, workspace = exported.capture.split("train")[0], exported.workspace
+    for width, expected in ((800, 8), (64, LEAST_DILATION)):
+        mask = np.zeros((width // 2, width), bool)
+        mask[width // 5 : width // 4, width // 3 : width // 2] = True
+        valid = np.ones_like(mask)
+        object_mask_path(workspace, view).parent.mkdir(parents=True, exist_ok=True)
+        save_object_mask(object_mask_path(workspace, view), mask)
+        assert DILATION_PER_1000 == 10.0 == ExportConfig().dilation
+        assert growth(removed_region(workspace, view, ExportConfig(), valid), mask) == [expected] * 4
+        assert growth(removed_region(workspace, view, ExportConfig(dilation=0.0), valid), mask) == [0] * 4
+        valid[:, : width // 3] = False
+        assert growth(removed_region(workspace, view, ExportConfig(), valid), mask)[0] == 0
+
+
+@pytest.mark.parametrize(("dilation", "pixels"), [(DILATION_PER_1000, LEAST_DILATION), (0.0, 0), (80.0, 5)])
+def test_the_exports_object_masks_are_grown(exported, dilation, pixels):
+    workspace = exported(dilation=dilation, carry=False, by_surface=False)
+    sides = []
+    for view in workspace.views_with_object(exported.capture):
+        mask = load_object_mask(object_mask_path(workspace, view))
+        if mask.any() and not mask[[0, -1]].any() and not mask[:, [0, -1]].any():
+            sides += growth(load_object_mask(workspace.removed / f"object_masks/{view.photo}.png"), mask)
+    assert sides and max(sides) == pixels and sides.count(pixels) >= 0.75 * len(sides)  # fewer at the photo's edge
 
 
 # ------------------------------------------------------------------------------------------------------- reference view

@@ -29,6 +29,7 @@ from spinnerf_ns.evaluation.baselines import METHODS
 from spinnerf_ns.evaluation.matrix.scenes import SceneSource, find_scenes
 from spinnerf_ns.executor import Executor, Job, last_line, run_jobs
 from spinnerf_ns.files import atomic_path, digest_of, sha256_of
+from spinnerf_ns.nerf.perceptual_names import PerceptualLossName
 from spinnerf_ns.removal.config import ExportConfig
 
 OURS = "ours"
@@ -68,7 +69,7 @@ class BenchmarkConfig:
     """Makes the prompt's mask, where the scene gives none."""
     export: ExportConfig = field(default_factory=ExportConfig)
     """How photos and depth are cleaned."""
-    perceptual_loss: Literal["auto", "lpips-vgg", "lpips-alex", "lpips-squeeze", "ssim"] = "auto"
+    perceptual_loss: PerceptualLossName = "auto"
     """Perceptual loss of the methods that have one; "auto" takes LPIPS-VGG where its weights can be had, else ssim."""
     perceptual_weights: Path | None = None
     """File of that loss's backbone."""

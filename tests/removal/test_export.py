@@ -95,7 +95,7 @@ def test_the_exports_object_masks_are_grown(exported, dilation, pixels):
         mask = load_object_mask(object_mask_path(workspace, view))
         if mask.any() and not mask[[0, -1]].any() and not mask[:, [0, -1]].any():
             sides += growth(load_object_mask(workspace.removed / f"object_masks/{view.photo}.png"), mask)
-    assert sides and max(sides) == pixels and sides.count(pixels) >= 0.75 * len(sides)  # fewer at the photo's edge
+    assert sides and max(sides) == pixels and sides.count(pixels) >= 0.5 * len(sides)  # fewer at the photo's edge
 
 
 # ------------------------------------------------------------------------------------------------------- reference view

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spinnerf_ns.errors import SpinnerfError
+from spinnerf_ns.workers import THREADS, cores
 
 Executor = Literal["local", "ray"]
 RETRIES = 5
 """So often a command is begun again whose machine was lost."""
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int, executor: Executor = "local", en
     Raises:
         SpinnerfError: Ray is asked for and can't be had.
     """
-    threads = str(max(1, _cores() // max(1, at_once)))
+    threads = str(max(1, cores() // max(1, at_once)))
     environment = {**os.environ, **dict.fromkeys(THREADS, threads), "PYTHONUNBUFFERED": "1"}
     lock = threading.Lock()
 
@@ -82,10 +82,6 @@ def import_ray() -> Any:
     except ImportError as error:
         raise SpinnerfError(f"--executor ray: Ray can't be imported ({error}); pip install 'spinnerf-ns[ray]'") from error
     return ray
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _run_here(jobs: Sequence[Job], at_once: int, environment: Mapping[str, str], tell: Ended) -> None:
@@ -125,8 +121,8 @@ def _run_with_ray(jobs: Sequence[Job], at_once: int, environment: Mapping[str, s
     own = {name: environment[name] for name in (*THREADS, "PYTHONUNBUFFERED")}
     # What machines have of their own (PATH, HOME) is theirs; what this package is told by its user goes with it.
     own |= {name: value for name, value in environment.items() if name.startswith("SPINNERF_") or name == "PYTHONPATH"}
-    cores = max(1.0, _cores() / max(1, at_once))
-    work = ray.remote(num_cpus=cores, max_retries=RETRIES)(_ray_process())
+    each = max(1.0, cores() / max(1, at_once))
+    work = ray.remote(num_cpus=each, max_retries=RETRIES)(_ray_process())
     started = {work.remote(job.command, str(job.log), own): job for job in jobs}
     try:
         while started:

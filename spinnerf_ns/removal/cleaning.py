@@ -11,19 +11,22 @@ grow with the number of photos, and a run that was killed goes on at the photo w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import pickle
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from spinnerf_ns.accel.cpu import flush_subnormals
 from spinnerf_ns.conventions import BoolMask, Image, disparity_to_z, window_around, z_to_disparity
 from spinnerf_ns.files import atomic_path
 from spinnerf_ns.hints import say
 from spinnerf_ns.removal.config import ExportConfig
-from spinnerf_ns.removal.invention import Open
+from spinnerf_ns.removal.invention import Open, Reference, completed, left_out
 from spinnerf_ns.removal.layers import Floats, Layers, Recent, ViewLayers, kept_photos
 from spinnerf_ns.removal.plan import Plan, load_layers
 from spinnerf_ns.removal.rehearsal import Rehearsal, rehearse
@@ -31,16 +34,19 @@ from spinnerf_ns.removal.surfaces.continuation import continued
 from spinnerf_ns.removal.surfaces.planes import REST, fill_by_surface, find_planes, snapped, surface_labels, surroundings
 from spinnerf_ns.removal.views.fill import Filled, Sources, fill_photo, most_sources
 from spinnerf_ns.scene.camera_path import order_along_path
+from spinnerf_ns.scene.removed import RemovedView, RemovedWriter
 
 BY_SURFACE = "by surface"
 """Name of the way in which what no photo shows is drawn from its own surface alone."""
 
-SURFACES, CONTINUED, FILLED = "surfaces", "continued", "filled"
-"""Steps, and their folders."""
+SURFACES, CONTINUED, FILLED, WRITTEN = "surfaces", "continued", "filled", "written"
+"""Steps; those before the last one have a folder each."""
+SAID = {
+    SURFACES: "Finding surfaces", CONTINUED: "Continuing surfaces", FILLED: "Filling from other photos", WRITTEN: "Inpainting",
+}  # fmt: skip
+"""Step -> what its bar says."""
 
 Labels = npt.NDArray[np.uint8]
-Track = Callable[[Sequence[int], str], Iterable[int]]
-"""(photos' numbers, what is done) -> the numbers, with a bar."""
 
 
 class Cleaning:
@@ -49,51 +55,59 @@ class Cleaning:
     Args:
         plan: what it works with.
         config: how.
-        scratch: step -> the folder of its results.
-        track: shows how far a step is.
+        scratch: the folder of what steps found out.
+        writer: writes clean photos.
     """
 
-    def __init__(self, plan: Plan, config: ExportConfig, scratch: Callable[[str], Path], track: Track) -> None:
-        self.plan, self.config, self._scratch, self._track = plan, config, scratch, track
+    def __init__(self, plan: Plan, config: ExportConfig, scratch: Path, writer: RemovedWriter) -> None:
+        self.plan, self.config, self.scratch, self.writer = plan, config, scratch, writer
         views = plan.views
         is_source = [not view.splits or "train" in view.splits for view in views]
         self._order = order_along_path(views)
-        self._sources: Sources | None = None
         image = Recent(lambda number: views[number].read_image(), most_sources(views) + 1)
         read = Recent(self._read, kept_photos(views, 4_000_000))
         self.given = Layers(views, is_source, read, image)
         """The photos, their depth as it was rendered."""
-        self.shown = Layers(views, is_source, lambda number: self._on_planes(number, self._own_labels(number)), image)
-        """With depth moved onto the planes that they show."""
-        self.layers = self.given
-        """With depth moved onto planes in the region, too; after `find_surfaces`."""
-        self.planes = np.zeros((0, 4))
+        self.shown = self.layers = self.given
+        """With depth moved onto the planes that they show; after the step `surfaces`."""
+        if plan.by_surface:
+            self.shown = Layers(views, is_source, lambda number: self._on_planes(number, self._own_labels(number)), image)
+            self.layers = Layers(views, is_source, lambda number: self._on_planes(number, self.labels(number)), image)
+            """With depth moved onto planes in the region, too; after the step `continued`."""
         self.photos = _OpenPhotos(self)
-        """The photos after `fill`."""
+        """The photos after the step `filled`."""
+
+    @property
+    def steps(self) -> list[str]:
+        """The steps before drawing, in their order."""
+        return [SURFACES, CONTINUED, FILLED] if self.plan.by_surface else [FILLED]
+
+    def left(self, step: str) -> list[int]:
+        """Numbers of the photos with a region that a step has not done, along the camera path."""
+        order = self._order
+        return [number for number in order if not self._path(step, number).is_file() and self.given[number].region.any()]
+
+    def do(self, step: str, number: int) -> None:
+        """Does a step for a photo."""
+        work = {SURFACES: self._surface, CONTINUED: self._continued, FILLED: self._filled}[step]
+        with atomic_path(self._path(step, number)) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **work(number))
+
+    @cached_property
+    def sources(self) -> Sources:
+        """Which photos are asked about a photo; after the step `surfaces`."""
+        return Sources(self.shown)
 
     def _read(self, number: int) -> ViewLayers:
         return load_layers(self.plan, self.config, number, self.given.image(number))
 
     # ------------------------------------------------------------------------------------------------------------ surfaces
-    def find_surfaces(self) -> None:
-        """The planes around the regions, from what the photos show, and where they go on."""
+    @cached_property
+    def planes(self) -> npt.NDArray[np.float64]:
+        """(K, 4) the planes around the regions, from what the photos show; none where none are looked for."""
         if not self.plan.by_surface:
-            return
-        self.planes = self._planes()
-        for number in self._track(self._left(SURFACES), "Finding surfaces"):
-            self._keep(SURFACES, number, labels=self._surface(number))
-        self._sources = Sources(self.shown)
-        for number in self._track(self._left(CONTINUED), "Continuing surfaces"):
-            self._keep(CONTINUED, number, labels=self._continued(number))
-        own = self.given
-        self.layers = Layers(own.views, own.is_source, lambda number: self._on_planes(number, self.labels(number)), own.image)
-
-    def labels(self, number: int) -> Labels:
-        """(H, W): which plane each of a photo's pixels shows, in the region the one that goes on there."""
-        return self._kept_labels(CONTINUED, number)
-
-    def _planes(self) -> npt.NDArray[np.float64]:
-        path = self._scratch(SURFACES) / "planes.npy"
+            return np.zeros((0, 4))
+        path = self.scratch / "planes.npy"
         if not path.is_file():
             able = [number for number, source in enumerate(self.given.is_source) if source]
             around = (np.where(x.region, 0, x.z_visible) for x in map(self.given.__getitem__, able))
@@ -103,15 +117,19 @@ class Cleaning:
                 np.save(file, planes)
         return np.load(path)
 
-    def _surface(self, number: int) -> Labels:
-        layer = self.given[number]
-        return surface_labels(layer.view, layer.z_visible, layer.region, self.planes)[surroundings(layer.region)]
+    def labels(self, number: int) -> Labels:
+        """(H, W): which plane each of a photo's pixels shows, in the region the one that goes on there."""
+        return self._kept_labels(CONTINUED, number)
 
-    def _continued(self, number: int) -> Labels:
+    def _surface(self, number: int) -> dict[str, npt.NDArray]:
+        layer = self.given[number]
+        labels = surface_labels(layer.view, layer.z_visible, layer.region, self.planes)
+        return {"labels": labels[surroundings(layer.region)]}
+
+    def _continued(self, number: int) -> dict[str, npt.NDArray]:
         layer, labels = self.shown[number], self._own_labels(number)
-        assert self._sources is not None
-        found = continued(layer, self._sources.of(number, layer), self.planes, labels)
-        return found[surroundings(layer.region)]
+        found = continued(layer, self.sources.of(number, layer), self.planes, labels)
+        return {"labels": found[surroundings(layer.region)]}
 
     def _own_labels(self, number: int) -> Labels:
         return self._kept_labels(SURFACES, number)
@@ -128,16 +146,8 @@ class Cleaning:
         return replace(layer, z_visible=snapped(layer.view, layer.z_visible, layer.region, self.planes, labels))
 
     # ------------------------------------------------------------------------------------------------------------- filling
-    def fill(self) -> None:
-        """What the photos show of each other's regions, and depth."""
-        if self._sources is None:
-            self._sources = Sources(self.layers)
-        for number in self._track(self._left(FILLED), "Filling from other photos"):
-            self._keep(FILLED, number, **self._filled(number))
-        self._sources = None  # and its window
-
     def areas(self) -> tuple[list[int], list[int]]:
-        """Per photo the pixels of its region, and those that no photo shows; after `fill`."""
+        """Per photo the pixels of its region, and those that no photo shows; after the step `filled`."""
         areas = []
         for number in range(len(self.given)):
             areas.append(self._kept(FILLED, number)["areas"].tolist() if self._path(FILLED, number).is_file() else [0, 0])
@@ -159,8 +169,7 @@ class Cleaning:
             return Filled(layer.image, layer.region, np.where(layer.region, 0, layer.z_visible).astype(np.float32))
         if self.plan.without_object:
             layer = replace(layer, z_background=layer.z_visible)
-        assert self._sources is not None
-        return fill_photo(layer, self._sources.of(number, layer), self.config.depth_tolerance)
+        return fill_photo(layer, self.sources.of(number, layer), self.config.depth_tolerance)
 
     def _completed(self, layer: ViewLayers, z: Floats) -> Floats:
         """(H, W) depth without the object: what was filled keeps its own, the rest of the region is continued from around it;
@@ -198,17 +207,37 @@ class Cleaning:
 
         return rehearse(self.layers, {BY_SURFACE: by_surface, "whole": whole}, with_region)
 
+    def draw(self, number: int, image: Image, to_fill: BoolMask, by_surface: bool) -> Image:
+        """A photo with `to_fill` inpainted, as the rehearsal says."""
+        labels = self.labels(number) if by_surface else None
+        return drawn(self.layers[number], image, to_fill, labels, self.plan.inpainter)
+
+    def write(self, number: int) -> int:
+        """Writes a photo without the object, after `say_how`; how many of its pixels were carried from references."""
+        references, by_surface = self._how
+        photo = self.photos[number]
+
+        def draw(number: int, image: Image, to_fill: BoolMask) -> Image:
+            return self.draw(number, image, to_fill, by_surface)
+
+        done = completed(references, number, photo, draw, self.config.carry) if self.config.invention else left_out(photo)
+        region = self.layers[number].region
+        self.writer.write(RemovedView(photo.view.photo, done.image, region, photo.to_fill, done.z))
+        return int((done.source > 0).sum())
+
+    def say_how(self, references: Sequence[Reference], by_surface: bool) -> None:
+        """Says what photos are drawn from."""
+        with atomic_path(self.scratch / "how.pickle") as temporary, open(temporary, "wb") as file:
+            pickle.dump((list(references), by_surface), file)
+
+    @cached_property
+    def _how(self) -> tuple[list[Reference], bool]:
+        with open(self.scratch / "how.pickle", "rb") as file:
+            return pickle.load(file)
+
     # ------------------------------------------------------------------------------------------------------------- on disk
-    def _left(self, step: str) -> list[int]:
-        """Numbers of the photos with a region that the step has not done, along the camera path."""
-        return [number for number in self._order if not self._path(step, number).is_file() and self.given[number].region.any()]
-
     def _path(self, step: str, number: int) -> Path:
-        return self._scratch(step) / f"{self.plan.views[number].photo}.npz"
-
-    def _keep(self, step: str, number: int, **arrays: npt.NDArray) -> None:
-        with atomic_path(self._path(step, number)) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **arrays)
+        return self.scratch / step / f"{self.plan.views[number].photo}.npz"
 
     def _kept(self, step: str, number: int) -> dict[str, npt.NDArray]:
         with np.load(self._path(step, number), allow_pickle=False) as kept:
@@ -254,3 +283,25 @@ def drawn(layer: ViewLayers, image: Image, to_fill: BoolMask, labels: Labels | N
     if labels is None:
         return np.where(to_fill[..., None], fill(image, to_fill), image)
     return fill_by_surface(fill, image, to_fill, labels)
+
+
+# ------------------------------------------------------------------------------------------------------- in several processes
+def prepare(flush: bool, *arguments: Any) -> Cleaning:
+    """A process' own `Cleaning`, with the arithmetic of the process that asks."""
+    if flush:
+        flush_subnormals()
+    return Cleaning(*arguments)
+
+
+def do(cleaning: Cleaning, task: tuple[str, int]) -> int:
+    """A step for a photo, or (`WRITTEN`) all that is left to do; what `Cleaning.write` returns."""
+    step, number = task
+    if step == WRITTEN:
+        return cleaning.write(number)
+    cleaning.do(step, number)
+    return 0
+
+
+def flushes() -> bool:
+    """Whether numbers below 1.2e-38 are 0 here (`accel.cpu.flush_subnormals`)."""
+    return bool(np.float32(1e-39) * np.float32(1) == 0)

@@ -64,6 +64,8 @@ class ExportConfig:
     """Relative difference of depth up to which another photo is taken to show the same background."""
     downscale: int = _elsewhere(1, "counts where masks and depth are rendered")
     """Render masks and depth at 1/N of the photos' resolution and interpolate; for CPUs."""
+    workers: int | None = _elsewhere(None, "the result is the same with any number")
+    """Processes that share the photos; by default as many as there are cores and memory for, where the inpainter uses one core."""
     keep: bool = _elsewhere(False, "another folder is written")
     """The inverse: keep only the object. In place of the object-free capture, the photos are written with everything but the
     object transparent, to kept/ in the workspace; nothing is inpainted."""

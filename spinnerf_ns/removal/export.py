@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,20 @@ from spinnerf_ns.conventions import LEAST_DILATION, BoolMask
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_depth, load_object_mask, save_depth, save_object_mask
 from spinnerf_ns.hints import command, say
-from spinnerf_ns.removal.cleaning import BY_SURFACE, Cleaning, drawn
+from spinnerf_ns.removal.cleaning import BY_SURFACE, SAID, WRITTEN, Cleaning, do, flushes, prepare
 from spinnerf_ns.removal.config import BACKGROUND, ExportConfig
-from spinnerf_ns.removal.invention import choose_references, completed, left_out, say_provenance
+from spinnerf_ns.removal.invention import Reference, choose_references, say_provenance
 from spinnerf_ns.removal.plan import Plan, layers_path, object_mask_path, plan_export, removed_region
 from spinnerf_ns.removal.reference import choose_reference, read_mended
 from spinnerf_ns.scene.cameras import unproject_pixels
 from spinnerf_ns.scene.capture import Capture
 from spinnerf_ns.scene.points import SparsePoints
-from spinnerf_ns.scene.removed import RemovedView, RemovedWriter
+from spinnerf_ns.scene.removed import RemovedWriter
 from spinnerf_ns.scene.stage import Stage
 from spinnerf_ns.scene.view import View, pictures
 from spinnerf_ns.scene.workspace import REFERENCE, REFERS, Workspace
 from spinnerf_ns.stereo.points import points_of
+from spinnerf_ns.workers import Workers, worker_count
 
 RenderLayers = Callable[[View], tuple]
 """A view -> object_mask and z_visible, each (H, W), planar depth in world units, 0 = unknown; and, if there is more to say of the
@@ -144,41 +146,67 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
 
 def _clean(plan: Plan, config: ExportConfig, unfinished: list[int], writer: RemovedWriter, stage: Stage) -> None:
     """Surfaces, what photos show of each other's regions, and depth, for all photos; then, photo by photo, what none shows."""
-    cleaning = Cleaning(plan, config, stage.scratch, track)
-    cleaning.find_surfaces()
-    cleaning.fill()
-    regions, unseen = cleaning.areas()
-    shares = [area / (view.width * view.height) for area, view in zip(unseen, plan.views, strict=True)]
-    reference = choose_reference(plan.views, plan.candidates, shares)
-    mended = _mended(config, plan.views, reference)
-    rehearsal = None
-    if config.invention and plan.by_surface and getattr(plan.inpainter, "by_surface", False):
-        rehearsal = cleaning.rehearsed([number for number, area in enumerate(regions) if area])
-        say(str(rehearsal))
-    by_surface = rehearsal is not None and rehearsal.winner == BY_SURFACE
-
-    def draw(index: int, image: np.ndarray, to_fill: np.ndarray) -> np.ndarray:
-        labels = cleaning.labels(index) if by_surface else None
-        return drawn(cleaning.layers[index], image, to_fill, labels, plan.inpainter)
-
-    references = []
-    if reference is not None:
-        if config.fill_from_views:
+    cleaning = Cleaning(plan, config, stage.scratch("steps"), writer)
+    with _Shared(cleaning) as shared:
+        cleaning.planes  # noqa: B018 - found once, for all processes
+        for step in cleaning.steps:
+            for _ in shared.each(step, cleaning.left(step)):
+                pass
+        regions, unseen = cleaning.areas()
+        shares = [area / (view.width * view.height) for area, view in zip(unseen, plan.views, strict=True)]
+        reference = choose_reference(plan.views, plan.candidates, shares)
+        mended = _mended(config, plan.views, reference)
+        rehearsal = None
+        if config.invention and plan.by_surface and getattr(plan.inpainter, "by_surface", False):
+            rehearsal = cleaning.rehearsed([number for number, area in enumerate(regions) if area])
+            say(str(rehearsal))
+        by_surface = rehearsal is not None and rehearsal.winner == BY_SURFACE
+        references: list[Reference] = []
+        if config.fill_from_views and reference is not None:
             say_provenance(sum(regions), sum(unseen), config.invention)
-    if config.invention and reference is not None:
-        references = choose_references(cleaning.photos, reference, draw, mended, config.carry)
-    for index in track(unfinished, "Inpainting"):
-        region, photo = cleaning.layers[index].region, cleaning.photos[index]
-        done = completed(references, index, photo, draw, config.carry) if config.invention else left_out(photo)
-        writer.write(RemovedView(photo.view.photo, done.image, region, photo.to_fill, done.z))
-        record: dict[str, Any] = {"region": regions[index], "unseen": unseen[index]}
-        record["carried"] = int((done.source > 0).sum())
-        if config.carry and any(each.number == index for each in references):
-            record[REFERS] = True
-        if index == reference:
-            table = () if rehearsal is None else rehearsal.table
-            record |= {REFERENCE: True, "rehearsal": {each.name: round(each.error, 2) for each in table}}
-        stage.record(photo.view.photo, **record)
+        if config.invention and reference is not None:
+            draw = partial(cleaning.draw, by_surface=by_surface)
+            references = choose_references(cleaning.photos, reference, draw, mended, config.carry)
+        cleaning.say_how(references, by_surface)
+        for index, carried in shared.each(WRITTEN, unfinished):
+            record: dict[str, Any] = {"region": regions[index], "unseen": unseen[index], "carried": carried}
+            if config.carry and any(each.number == index for each in references):
+                record[REFERS] = True
+            if index == reference:
+                table = () if rehearsal is None else rehearsal.table
+                record |= {REFERENCE: True, "rehearsal": {each.name: round(each.error, 2) for each in table}}
+            stage.record(plan.views[index].photo, **record)
+
+
+class _Shared:
+    """Steps of an export in several processes, where that is worth it; in this one otherwise."""
+
+    def __init__(self, cleaning: Cleaning) -> None:
+        self.cleaning = cleaning
+        self._workers: Workers | None = None
+
+    def __enter__(self) -> _Shared:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._workers is not None:
+            self._workers.__exit__(*error)
+
+    def each(self, step: str, numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Photos' numbers, and what `cleaning.do` returns, as they are done."""
+        config = self.cleaning.config
+        # A network draws on a GPU, or uses all cores by itself.
+        alone = config.workers is None and not getattr(self.cleaning.plan.inpainter, "one_core", False)
+        count = 1 if alone else worker_count(config.workers, len(numbers))
+        if self._workers is None and count > 1:
+            cleaning = self.cleaning
+            self._workers = Workers(count, prepare, (flushes(), cleaning.plan, config, cleaning.scratch, cleaning.writer))
+        if self._workers is None or count == 1:
+            for number in track(numbers, SAID[step]):
+                yield number, do(self.cleaning, (step, number))
+            return
+        for (_, number), result in track(self._workers.map(do, [(step, each) for each in numbers]), SAID[step], len(numbers)):
+            yield number, result
 
 
 def _mended(config: ExportConfig, views: Sequence[View], reference: int | None) -> np.ndarray | None:

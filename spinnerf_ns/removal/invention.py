@@ -130,7 +130,7 @@ def carried(references: Sequence[Reference], photo: Open) -> Invented:
     result = Invented(photo.image.copy(), photo.z.copy(), np.zeros(photo.to_fill.shape, np.uint8))
     for place, reference in enumerate(references):
         left = photo.to_fill & (result.source == 0)
-        if reference.photo.view is photo.view or not left.any():
+        if reference.photo.view.photo == photo.view.photo or not left.any():
             continue
         taken, z, colours = _shown_by(reference, photo, left)
         if taken.any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -130,3 +131,14 @@ def test_memory_does_not_grow_with_the_number_of_photos(tmp_path, monkeypatch):
         tracemalloc.stop()
     per_pixel = (peaks[1] - peaks[0]) / 8 / (160 * 120)  # planes are found from 1500 points of each photo, small as it is
     assert per_pixel < 10, f"{per_pixel:.0f} bytes for each further photo's pixel; all that is known of one are 25"
+
+
+def test_the_result_does_not_depend_on_the_number_of_workers(tmp_path):
+    capture, workspace = prepared(tmp_path / "scene", tmp_path / "workspace", 5)
+    export_removed(capture, workspace, CONFIG)
+    alone = written(workspace)
+    export_removed(capture, workspace, ExportConfig(inpainter="opencv", workers=2))
+    assert written(workspace) == alone, "fresh: the number of workers is no setting"
+    shutil.rmtree(workspace.removed)
+    export_removed(capture, workspace, ExportConfig(inpainter="opencv", workers=2))
+    assert written(workspace) == alone

@@ -19,6 +19,8 @@ class PhotoInpainter:
 
     by_surface: ClassVar[bool] = False
     """Whether it draws whatever lies around a gap into it, and so is better shown one surface at a time."""
+    one_core: ClassVar[bool] = False
+    """Whether it leaves the other cores idle, so that several processes draw at once."""
 
     def prepare(self) -> None:
         """Gets ready (finds weights, loads a network), so that what is missing is said before any work. Here: nothing."""

@@ -21,6 +21,7 @@ class OpenCVInpainter(PhotoInpainter):
 
     name: ClassVar[str] = "opencv"
     by_surface: ClassVar[bool] = True
+    one_core: ClassVar[bool] = True
 
     method: Literal["telea", "ns"] = "telea"
     """telea: weighted means from the rim inwards (Telea 2004). ns: isophotes carried on (Bertalmio et al. 2001)."""

@@ -36,6 +36,7 @@ class PatchMatchInpainter(PhotoInpainter):
 
     name: ClassVar[str] = "patchmatch"
     by_surface: ClassVar[bool] = True
+    one_core: ClassVar[bool] = True
 
     patch: int = 7
     """Side of a patch in pixels, odd."""

@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 from rich.progress import Progress
 
+from spinnerf_ns import progress as bars_progress
 from spinnerf_ns.cli import bars
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.page.removal import RemovalJob
@@ -100,7 +101,7 @@ def test_bars_are_written_while_they_run(tmp_path, monkeypatch) -> None:
                 time.sleep(0.02)
             seen.append(json.loads((tmp_path / "bars.json").read_text()))
 
-    monkeypatch.setattr(bars, "EVERY", 0.02)
+    monkeypatch.setattr(bars_progress, "EVERY", 0.02)
     with mock.patch("spinnerf_ns.cli.main", command):
         bars.main([str(tmp_path / "bars.json"), "remove"])
     assert seen == [[{"what": "Rendering", "done": 10, "total": 40}]]

@@ -276,13 +276,12 @@ def drawn(layer: ViewLayers, image: Image, to_fill: BoolMask, labels: Labels | N
     photo = layer.view.photo
 
     def fill(image: Image, to_fill: BoolMask) -> Image:
-        if layer.valid_mask is not None:
-            to_fill = to_fill | ~layer.valid_mask  # what may not be used is nothing to draw from
         return inpainter.inpaint(image, to_fill, photo)
 
+    valid = layer.valid_mask  # what may not be used is nothing to draw from
     if labels is None:
-        return np.where(to_fill[..., None], fill(image, to_fill), image)
-    return fill_by_surface(fill, image, to_fill, labels)
+        return np.where(to_fill[..., None], fill(image, to_fill if valid is None else to_fill | ~valid), image)
+    return fill_by_surface(fill, image, to_fill, labels, valid)
 
 
 # ------------------------------------------------------------------------------------------------------- in several processes

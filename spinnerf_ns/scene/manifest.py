@@ -34,9 +34,9 @@ VERSIONS = {
     "segment": 1,
     "render": 2,
     "background": 2,
-    "export": 2,
+    "export": 3,
     "spinnerf-seg": 1,
-    "spinnerf-inpaint": 1,
+    "spinnerf-inpaint": 2,
 }
 """Stage, or trained method -> the version of its algorithm. Raise it when the same inputs and settings give another result from
 now on: what was made before is then no longer taken for fresh. A stage that is not named here has version 1."""

@@ -324,9 +324,9 @@ def test_a_rehearsal_decides_whether_surfaces_are_drawn_alone(exported, twin, mo
         found.append(rehearse(*given))
         return Rehearsal(winner, [Rehearsed(winner, 1.5)], 1)
 
-    def counted(fill, image, region, labels):
+    def counted(*given):
         by_surface.append(len(found))
-        return fill_by_surface(fill, image, region, labels)
+        return fill_by_surface(*given)
 
     fill_by_surface = module.fill_by_surface
     monkeypatch.setattr(module, "rehearse", told)

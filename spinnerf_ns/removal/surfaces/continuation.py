@@ -33,6 +33,8 @@ WIDE_GAP = 0.1
 TOLERANCE = 0.02
 """Relative difference of depth within which a photo shows a point."""
 
+LEAST_EDGE = 8
+"""Pixels of an edge between two surfaces from which it says whether they touch."""
 LEAST_OF_RIM = 0.06
 """Part of the rim that a surface must show to go on in the region."""
 
@@ -83,7 +85,7 @@ def continued(
     start = np.where(inside, unary.argmin(axis=1), start)
     edges, lengths = _neighbours(number)
     gaps = _gaps(depths)
-    gap = (gaps[edges[:, 0]] + gaps[edges[:, 1]]) / 2
+    gap = np.maximum((gaps[edges[:, 0]] + gaps[edges[:, 1]]) / 2, _ends(layer, planes, labels, shown))
     pairwise = (MEETING_COSTS + gap) * lengths[:, None, None] * (1 - np.eye(len(shown)))
     coarse[nodes] = shown[cut_labels(start, unary, edges, pairwise)]
     votes = [cv2.resize((coarse == label).astype(np.float32), region.shape[::-1]) for label in shown]  # smooth outlines
@@ -114,6 +116,31 @@ def _gaps(depths: Floats) -> Floats:
     with np.errstate(invalid="ignore"):
         logs = np.log(depths)
         return np.nan_to_num(np.minimum(np.abs(logs[:, :, None] - logs[:, None]) / WIDE_GAP, 1), nan=1.0)
+
+
+def _ends(
+    layer: ViewLayers, planes: Floats, labels: npt.NDArray[np.uint8], shown: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """(K, K) which of the surfaces, where the photo shows them side by side, do not touch: the one ends before the other.
+
+    What ends at an edge on both sides of the region ends there within it too, though the planes would cross further on.
+    """
+    ends = np.zeros((len(shown), len(shown)), bool)
+    outside = np.where(layer.region, REST, labels).astype(np.int64)
+    for first, second in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        one, other = outside[first], outside[second]
+        at = np.nonzero((one != other) & (one != REST) & (other != REST))
+        depths = plane_depths(layer.view, *at, planes)
+        each = np.arange(len(at[0]))
+        gaps = np.abs(np.log(depths[each, one[at] - 1] / depths[each, other[at] - 1])) / WIDE_GAP
+        pairs = np.sort(np.stack([one[at], other[at]], axis=1), axis=1)
+        for pair in np.unique(pairs, axis=0):
+            mine = gaps[(pairs == pair).all(axis=1)]
+            places = np.searchsorted(shown, pair)
+            if not np.isin(pair, shown).all() or len(mine) < LEAST_EDGE:
+                continue
+            ends[tuple(places)] |= bool(np.nanmedian(mine) * WIDE_GAP > TOLERANCE)
+    return ends | ends.T
 
 
 def _neighbours(number: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Floats]:

@@ -35,6 +35,10 @@ SNAP = 0.03
 """Relative difference of depth up to which a pixel outside the region that is taken to show a plane is moved onto it."""
 LEAST_DONORS = 24
 """A surface that shows fewer pixels than this around the region has nothing to give."""
+EDGE_PER_1000 = 20.0
+"""How far from a surface's edge a pixel may show its neighbour, in pixels of a 1000-pixel-wide photo."""
+OTHER_COLOUR = 16
+"""8-bit levels beyond a surface's colours that make another colour."""
 EDGE = 0.05
 """Relative difference of depth across an edge."""
 REST = 0
@@ -193,15 +197,21 @@ def plane_depths(view: View, rows: npt.NDArray, columns: npt.NDArray, planes: Po
 
 
 def fill_by_surface(
-    fill: Callable[[Image, BoolMask], Image], image: Image, to_fill: BoolMask, labels: npt.NDArray[np.uint8]
+    fill: Callable[[Image, BoolMask], Image],
+    image: Image,
+    to_fill: BoolMask,
+    labels: npt.NDArray[np.uint8],
+    valid_mask: BoolMask | None = None,
 ) -> Image:
     """Fills each surface's part of a gap from that surface alone.
 
     Args:
-        fill: a 2-D inpainter: (H, W, 3) uint8 and (H, W) bool to_fill -> (H, W, 3) uint8.
+        fill: a 2-D inpainter: (h, w, 3) uint8 and (h, w) bool to_fill -> (h, w, 3) uint8. It is shown the surroundings of the gap:
+            what lies beyond is another surface's as likely as not.
         image: (H, W, 3) uint8.
         to_fill: (H, W) bool.
         labels: (H, W) from `surface_labels`.
+        valid_mask: (H, W) bool, where the photo may be used; None: everywhere.
 
     Returns:
         (H, W, 3) uint8, `image` outside the gap.
@@ -209,16 +219,28 @@ def fill_by_surface(
     result = image.copy()
     if not to_fill.any():
         return result
-    near = _near(to_fill)
+    window = surroundings(to_fill)
+    image, to_fill, labels, filled = image[window], to_fill[window], labels[window], result[window]
+    unusable = to_fill if valid_mask is None else to_fill | ~valid_mask[window]
     kernel = np.ones((3, 3), np.uint8)
     for label in np.unique(labels[to_fill]):
         part = to_fill & (labels == label)
         surface = (labels == label) | to_fill
         # A surface's edge is a mixture of colours.
-        donors = near & ~to_fill & (cv2.erode(surface.astype(np.uint8), kernel) > 0)
-        others = to_fill if donors.sum() < LEAST_DONORS else near & ~donors
-        result[part] = fill(image, others | part)[part]
+        donors = ~unusable & (cv2.erode(surface.astype(np.uint8), kernel) > 0)
+        donors &= _own_colours(image, surface, donors, scale_pixels(EDGE_PER_1000, result.shape[1]))
+        filled[part] = fill(image, unusable if donors.sum() < LEAST_DONORS else ~donors)[part]
     return result
+
+
+def _own_colours(image: Image, surface: BoolMask, donors: BoolMask, width: int) -> BoolMask:
+    """(h, w) False where a pixel near a surface's edge has a colour that the surface does not have further inside: labels are
+    smooth, and edges are not, so some of what is taken for the one surface shows the other."""
+    inside = donors & (cv2.erode(surface.astype(np.uint8), np.ones((2 * width + 1,) * 2, np.uint8)) > 0)
+    if inside.sum() < LEAST_DONORS:
+        return np.ones_like(surface)
+    low, high = np.quantile(image[inside], (0.01, 0.99), axis=0)
+    return inside | ((image >= low - OTHER_COLOUR) & (image <= high + OTHER_COLOUR)).all(axis=2)
 
 
 def surroundings(region: BoolMask) -> tuple[slice, slice]:

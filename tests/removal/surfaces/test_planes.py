@@ -14,6 +14,7 @@ from spinnerf_ns.removal.surfaces.planes import (
     REST,
     fill_by_surface,
     find_planes,
+    plane_depths,
     snapped,
     surface_labels,
     surroundings,
@@ -153,6 +154,23 @@ def test_what_the_photos_show_is_believed_against_the_planes(corners):
     assert (found == REST)[layers[1].region & ~balls[1]].mean() < 0.1
 
 
+def test_a_surface_ends_in_the_hole_where_it_ends_beside_it(corners):
+    """A box's top before the wall: its plane would reach the wall further up, but beside the region it is seen to end."""
+    planes = np.stack([[0.0, 0.0, 1.0, -0.5], WALL])
+    view, z, _, _ = corners[1]
+    region = np.zeros((HEIGHT, WIDTH), bool)
+    region[15:45, 20:60] = True
+    rows, columns = (each.ravel() for each in np.mgrid[:HEIGHT, :WIDTH])
+    z_top = plane_depths(view, rows, columns, planes)[:, 0]
+    points = unproject(view, np.stack([columns + 0.5, rows + 0.5], axis=1), np.maximum(z_top, 0))
+    on_top = ((z_top > 0) & (points[:, 1] < 2.5)).reshape(HEIGHT, WIDTH)
+    z = np.where(on_top, z_top.reshape(HEIGHT, WIDTH), z).astype(np.float32)
+    layer = ViewLayers(view, np.zeros((HEIGHT, WIDTH, 3), np.uint8), region, np.where(region, 0, z), np.zeros_like(z))
+    truth = np.where(on_top, 1, 2).astype(np.uint8)
+    found = continued(layer, [], planes, np.where(region, REST, truth).astype(np.uint8))
+    assert (found == truth)[region].mean() > 0.97
+
+
 def test_a_rim_without_planes_leaves_the_hole_to_the_rest(corners):
     layers = layers_of(corners, lambda i, z: z)
     labels = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -187,15 +205,41 @@ def test_each_surface_is_filled_from_itself_alone(corners):
     labels = numbers_of(planes)[shown].astype(np.uint8)
     near = np.zeros_like(region)
     near[surroundings(region)] = True
-    pure = np.where(near[..., None], image, 0)  # what is outside the window must not matter to the two surfaces' own colours
-
-    def inside(image, region):
-        return mean_of_the_rest(image, region | ~near)
-
-    filled = fill_by_surface(inside, pure, region, labels)
+    pure = np.where(near[..., None], image, 0)  # what lies beyond the surroundings is another surface's as likely as not
+    filled = fill_by_surface(mean_of_the_rest, pure, region, labels)
     assert np.array_equal(filled[~region], pure[~region])
     assert (np.abs(filled[region].astype(int) - image[region]).max(axis=1) < 3).mean() > 0.97
     assert len(seen) == 2
+
+
+def test_what_is_taken_for_a_surface_near_its_edge_gives_only_the_surfaces_own_colours(corners):
+    _, _, shown, region = corners[1]
+    image = np.where(shown[..., None] == 0, np.array([200, 40, 40]), np.array([40, 40, 200])).astype(np.uint8)
+    labels = (np.roll(shown, 2, axis=0) + 1).astype(np.uint8)  # the edge two rows too low: floor that is taken for wall
+    shown_to = {}
+
+    def fill(image, to_fill):
+        shown_to[len(shown_to)] = image[~to_fill]
+        return image
+
+    fill_by_surface(fill, image, region, labels)
+    floor, wall = shown_to[0], shown_to[1]
+    assert len(floor) > 100 and (floor == (200, 40, 40)).all()
+    assert len(wall) > 100 and (wall == (40, 40, 200)).all()
+
+
+def test_masked_pixels_give_nothing_to_a_surface(corners):
+    _, _, shown, region = corners[1]
+    image = np.full((HEIGHT, WIDTH, 3), 50, np.uint8)
+    valid = np.ones_like(region)
+    valid[:, 55:] = False
+    image[~valid] = 255
+
+    def fill(image, to_fill):
+        assert not (image[~to_fill] == 255).any()
+        return image
+
+    fill_by_surface(fill, image, region, (shown + 1).astype(np.uint8), valid)
 
 
 def test_an_empty_hole_gives_the_photo_back(corners):

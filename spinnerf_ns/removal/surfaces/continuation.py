@@ -118,9 +118,7 @@ def _gaps(depths: Floats) -> Floats:
         return np.nan_to_num(np.minimum(np.abs(logs[:, :, None] - logs[:, None]) / WIDE_GAP, 1), nan=1.0)
 
 
-def _ends(
-    layer: ViewLayers, planes: Floats, labels: npt.NDArray[np.uint8], shown: npt.NDArray[np.int64]
-) -> npt.NDArray[np.bool_]:
+def _ends(layer: ViewLayers, planes: Floats, labels: npt.NDArray[np.uint8], shown: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """(K, K) which of the surfaces, where the photo shows them side by side, do not touch: the one ends before the other.
 
     What ends at an edge on both sides of the region ends there within it too, though the planes would cross further on.

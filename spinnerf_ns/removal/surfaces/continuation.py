@@ -127,17 +127,14 @@ def _ends(layer: ViewLayers, planes: Floats, labels: npt.NDArray[np.uint8], show
     outside = np.where(layer.region, REST, labels).astype(np.int64)
     for first, second in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         one, other = outside[first], outside[second]
-        at = np.nonzero((one != other) & (one != REST) & (other != REST))
-        depths = plane_depths(layer.view, *at, planes)
-        each = np.arange(len(at[0]))
-        gaps = np.abs(np.log(depths[each, one[at] - 1] / depths[each, other[at] - 1])) / WIDE_GAP
-        pairs = np.sort(np.stack([one[at], other[at]], axis=1), axis=1)
+        rows, columns = np.nonzero((one != other) & np.isin(one, shown[shown != REST]) & np.isin(other, shown[shown != REST]))
+        pairs = np.sort(np.stack([one[rows, columns], other[rows, columns]], axis=1), axis=1)
+        depths = np.take_along_axis(plane_depths(layer.view, rows, columns, planes), pairs - 1, axis=1)
+        gaps = np.abs(np.log(depths[:, 0] / depths[:, 1]))
         for pair in np.unique(pairs, axis=0):
             mine = gaps[(pairs == pair).all(axis=1)]
-            places = np.searchsorted(shown, pair)
-            if not np.isin(pair, shown).all() or len(mine) < LEAST_EDGE:
-                continue
-            ends[tuple(places)] |= bool(np.nanmedian(mine) * WIDE_GAP > TOLERANCE)
+            if len(mine) >= LEAST_EDGE:
+                ends[tuple(np.searchsorted(shown, pair))] |= bool(np.nanmedian(mine) > TOLERANCE)
     return ends | ends.T
 
 

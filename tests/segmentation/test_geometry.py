@@ -75,7 +75,8 @@ def test_a_mask_goes_all_around_and_past_a_photo_that_looks_away(ring):
     assert masks[5] is None and masks[0] is shots[0][2]
     others = [iou(masks[i], shots[i][2]) for i in range(12) if i not in (0, 5)]
     assert min(others) > 0.95 and np.mean(others) > 0.98
-    assert sorted(seen) == list(range(12))
+    looks = len(seen) // 12  # the photos are gone through more than once; each time all of them
+    assert looks >= 1 and sorted(seen) == sorted(looks * list(range(12)))
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,7 @@ class GeometryTracker:
         Args:
             images: one function per photo that reads it: (H, W, 3) uint8 RGB; those of the views given to `place`.
             source_masks: index of a photo -> (H, W) bool, True = object; returned as they are.
-            progress: called with a photo's index when it is done.
+            progress: called with a photo's index when it is done, once for each look at all photos.
 
         Returns:
             Per photo (H, W) bool at its full size, or None where the object was not found again.

@@ -201,8 +201,12 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
     """(K,) uint8: the labels of all training photos after the last mask round, packed; empty before the first one. A buffer, so
     that a resumed run trains on what it trained on."""
 
-    def __init__(self, config: SpinnerfSegPipelineConfig, device: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, device, *args, **kwargs)
+    def __init__(self, config: SpinnerfSegPipelineConfig, device: str, test_mode: Any = "val", *args: Any, **kwargs: Any) -> None:
+        from spinnerf_ns.removal.clean_photos import name_for_export
+
+        if test_mode == "val":  # a training, and no run that is looked at
+            name_for_export(config.datamanager, config.export)
+        super().__init__(config, device, test_mode, *args, **kwargs)
         self.register_buffer("refined_labels", torch.zeros(0, dtype=torch.uint8))
         self.model.take_clicks(self.datamanager.capture, self.datamanager.workspace)
 
@@ -314,11 +318,14 @@ def export_run(load_config: Path, config: ExportConfig, data: Path | None = None
     Raises:
         SpinnerfError: there is no such run, it is of another method, or its capture or checkpoint is gone or damaged.
     """
+    from spinnerf_ns.removal.clean_photos import name_for_export
+
     wanted = "give the config.yml of the run that ns-train spinnerf-seg wrote"
     found = read_config(load_config, wanted)
     if not isinstance(found.pipeline, SpinnerfSegPipelineConfig):
         raise SpinnerfError(f"{load_config}: a run of {found.method_name}, not of spinnerf-seg; {wanted}")
     run = load_run(load_config, data)
+    name_for_export(run.pipeline.datamanager, config)
     pipeline = run.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test")
     return pipeline.export(restore(run, pipeline), config)
 

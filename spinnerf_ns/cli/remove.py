@@ -15,7 +15,7 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.executor import Executor
 from spinnerf_ns.removal.config import ExportConfig
 from spinnerf_ns.removal.inpainters.choice import AUTO
-from spinnerf_ns.removal.plan import make_inpainter
+from spinnerf_ns.removal.plan import NEEDS_BACKGROUND, make_inpainter
 
 
 @dataclass
@@ -86,6 +86,10 @@ def remove(command: Remove) -> Path:
     check_steps(command.seg_steps, "--seg-steps")
     check_steps(command.inpaint_steps, "--inpaint-steps")
     command.export.keep |= command.keep
+    command.segment.clean_photos += command.export.clean_photos
+    command.export.clean_photos = ()  # they are named before the object is looked for
+    if command.segment.clean_photos and command.export.background_steps == 0:
+        raise SpinnerfError(NEEDS_BACKGROUND)
     if command.export.inpainter != AUTO and not command.export.keep:
         make_inpainter(command.export)  # what it needs and is not here is said now, not after the training
     workspace = Workspace.open(command.segment.data, command.segment.workspace)

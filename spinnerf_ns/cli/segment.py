@@ -67,6 +67,10 @@ class Pointing:
     where depth can be measured, else flow."""
     tracker_options: tuple[str, ...] = ()
     """Options of the tracker, NAME=VALUE, for example model=sam2.1-hiera-large or checkpoint=FOLDER."""
+    clean_photos: tuple[str, ...] = ()
+    """Photos of the capture that show the same place without the object (taken later, posed with the others): the object is not
+    looked for in them, and what it hides in the others is taken from them. Names, patterns ("later/*"), folders of the capture, or
+    a .txt file with a name in each line. Kept in the workspace."""
     workspace: Path | None = None
     """Where to write. Default: <data>/spinnerf."""
     skip_missing: bool = False
@@ -96,6 +100,7 @@ class Pointing:
         segmenter, tracker = self.backends()
         capture = checked_capture(self.data, self.workspace, self.skip_missing, say)
         workspace = Workspace.open(self.data, self.workspace)
+        self.name_clean_photos(capture, workspace, request)
         if self.text is not None:
             request = self.find_text(capture, workspace)
         elif isinstance(request, list):
@@ -121,6 +126,21 @@ class Pointing:
                 f"it in one of them as well: {self.with_view(lost[len(lost) // 2])}",
                 style="bold red", markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
+
+    def name_clean_photos(self, capture: Capture, workspace: Workspace, request: list[Prompt] | Path | None) -> None:
+        """Notes the clean photos.
+
+        Args:
+            request: what was asked for, of `request`.
+
+        Raises:
+            SpinnerfError: as `segmentation.clean_photos.name_clean_photos`.
+        """
+        from spinnerf_ns.segmentation.clean_photos import name_clean_photos
+
+        pointed = [prompt.view for prompt in request] if isinstance(request, list) else [self.view] if self.view else None
+        masks = [request] if isinstance(request, Path) else []
+        name_clean_photos(capture, workspace, self.clean_photos, pointed, masks, anew=self.overwrite)
 
     def with_view(self, photo: str) -> str:
         """The command that adds a photo to what was pointed at."""
@@ -252,7 +272,12 @@ class Segment(Pointing):
 
         from spinnerf_ns.hints import say
         from spinnerf_ns.page.open import open_page
+        from spinnerf_ns.scene.capture import load_capture
+        from spinnerf_ns.scene.workspace import Workspace
 
+        if self.clean_photos:
+            workspace = Workspace.open(self.data, self.workspace)
+            self.name_clean_photos(load_capture(self.data, skipped=workspace.skipped), workspace, None)
         server = open_page(
             self.data, self.workspace, *self.backends(), host=self.host, port=self.port, anew=anew, skip_missing=self.skip_missing
         )

@@ -110,7 +110,7 @@ def fit_background(like: SpinnerfModel, manager: SpinnerfDataManager, outside: T
     torch.manual_seed(SEED)  # the same export whatever ran before it
     settings = {f.name: getattr(like.config, f.name) for f in fields(SpinnerfModelConfig) if f.name != "_target"}
     model: BackgroundModel = SpinnerfModelConfig(_target=BackgroundModel, **settings).setup(
-        scene_box=like.scene_box, num_train_data=like.num_train_data, metadata=like.kwargs.get("metadata")
+        scene_box=like.scene_box, num_train_data=len(manager.train_pool), metadata=like.kwargs.get("metadata")
     )
     model.to(like.device).train()
     nothing = TrainingCallbackAttributes(optimizers=None, grad_scaler=None, pipeline=None, trainer=None)  # type: ignore[arg-type]

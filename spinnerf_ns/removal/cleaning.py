@@ -31,7 +31,15 @@ from spinnerf_ns.removal.layers import Floats, Layers, Recent, ViewLayers, kept_
 from spinnerf_ns.removal.plan import Plan, load_layers
 from spinnerf_ns.removal.rehearsal import Rehearsal, rehearse
 from spinnerf_ns.removal.surfaces.continuation import continued
-from spinnerf_ns.removal.surfaces.planes import REST, fill_by_surface, find_planes, snapped, surface_labels, surroundings
+from spinnerf_ns.removal.surfaces.planes import (
+    REST,
+    all_surface_labels,
+    fill_by_surface,
+    find_planes,
+    snapped,
+    surface_labels,
+    surroundings,
+)
 from spinnerf_ns.removal.views.fill import Filled, Sources, fill_photo, most_sources
 from spinnerf_ns.scene.camera_path import order_along_path
 from spinnerf_ns.scene.removed import RemovedView, RemovedWriter
@@ -62,9 +70,9 @@ class Cleaning:
     def __init__(self, plan: Plan, config: ExportConfig, scratch: Path, writer: RemovedWriter) -> None:
         self.plan, self.config, self.scratch, self.writer = plan, config, scratch, writer
         views = plan.views
-        is_source = [not view.splits or "train" in view.splits for view in views]
+        is_source = [plan.is_source(view) for view in views]
         self._order = order_along_path(views)
-        image = Recent(lambda number: views[number].read_image(), most_sources(views) + 1)
+        image = Recent(lambda number: plan.read_image(views[number]), most_sources(views) + 1)
         read = Recent(self._read, kept_photos(views, 4_000_000))
         self.given = Layers(views, is_source, read, image)
         """The photos, their depth as it was rendered."""
@@ -84,8 +92,10 @@ class Cleaning:
 
     def left(self, step: str) -> list[int]:
         """Numbers of the photos with a region that a step has not done, along the camera path."""
-        order = self._order
-        return [number for number in order if not self._path(step, number).is_file() and self.given[number].region.any()]
+        takes_part = [
+            number for number in self._order if self.given[number].region.any() or (step == SURFACES and self._clean(number))
+        ]
+        return [number for number in takes_part if not self._path(step, number).is_file()]
 
     def do(self, step: str, number: int) -> None:
         """Does a step for a photo."""
@@ -96,7 +106,7 @@ class Cleaning:
     @cached_property
     def sources(self) -> Sources:
         """Which photos are asked about a photo; after the step `surfaces`."""
-        return Sources(self.shown)
+        return Sources(self.shown, [number for number in range(len(self.given)) if self._clean(number)])
 
     def _read(self, number: int) -> ViewLayers:
         return load_layers(self.plan, self.config, number, self.given.image(number))
@@ -123,6 +133,8 @@ class Cleaning:
 
     def _surface(self, number: int) -> dict[str, npt.NDArray]:
         layer = self.given[number]
+        if self._clean(number):  # it shows the surfaces wherever they are
+            return {"labels": all_surface_labels(layer.view, layer.z_visible, self.planes)}
         labels = surface_labels(layer.view, layer.z_visible, layer.region, self.planes)
         return {"labels": labels[surroundings(layer.region)]}
 
@@ -134,7 +146,12 @@ class Cleaning:
     def _own_labels(self, number: int) -> Labels:
         return self._kept_labels(SURFACES, number)
 
+    def _clean(self, number: int) -> bool:
+        return self.plan.views[number].photo in self.plan.clean
+
     def _kept_labels(self, step: str, number: int) -> Labels:
+        if self._clean(number):
+            return self._kept(SURFACES, number)["labels"]
         region = self.given[number].region
         labels = np.full(region.shape, REST, np.uint8)
         if region.any():

@@ -58,6 +58,10 @@ class ExportConfig:
     invention: bool = True
     """Whether what no photo shows is completed at all; off: these pixels and their depth are left out of training (they are
     grey, and transforms.json has a mask_path without them), so that nothing is in the scene that nobody photographed."""
+    clean_photos: tuple[str, ...] = _elsewhere((), "the photos that it names, and what they show, count")
+    """Photos of the capture that show the same place without the object (taken later, posed with the others), exposure-matched:
+    what the object hides is taken from them before anything is invented. Names, patterns ("later/*"), folders of the capture, or a
+    .txt file with a name in each line; by default those that the workspace knows from before."""
     fill_from_views: bool = True
     """Whether masked pixels whose background other photos show are filled from there before anything is inpainted."""
     depth_tolerance: float = 0.01

@@ -16,10 +16,11 @@ from spinnerf_ns.conventions import LEAST_DILATION, BoolMask
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_depth, load_object_mask, save_depth, save_object_mask
 from spinnerf_ns.hints import command, say
+from spinnerf_ns.removal.clean_photos import match_stage
 from spinnerf_ns.removal.cleaning import BY_SURFACE, SAID, WRITTEN, Cleaning, do, flushes, prepare
 from spinnerf_ns.removal.config import BACKGROUND, ExportConfig
 from spinnerf_ns.removal.invention import Reference, choose_references, say_provenance
-from spinnerf_ns.removal.plan import Plan, layers_path, object_mask_path, plan_export, removed_region
+from spinnerf_ns.removal.plan import Plan, clean_path, layers_path, object_mask_path, plan_export, removed_region
 from spinnerf_ns.removal.reference import choose_reference, read_mended
 from spinnerf_ns.scene.cameras import unproject_pixels
 from spinnerf_ns.scene.capture import Capture
@@ -50,7 +51,8 @@ def render_stage(
     inputs: Sequence[Path],
     parameters: dict[str, Any],
 ) -> None:
-    """Writes `masks_3d/` and `layers/`: what the field shows of every photo with the object.
+    """Writes `masks_3d/` and `layers/`: what the field shows of every photo with the object, and of the clean ones, whose masks are
+    empty.
 
     Args:
         render: renders a view.
@@ -58,14 +60,17 @@ def render_stage(
         parameters: what else the result depends on.
     """
     masks, layers = workspace.masks_3d, workspace.root / "layers"
-    parameters = {"downscale": config.downscale, **parameters}
+    views, clean = _views(capture, workspace)
+    parameters = {"downscale": config.downscale, **parameters, **_naming(clean)}
     with workspace.stage("render", parameters, inputs, [masks, layers], config.overwrite, capture) as stage:
         if stage.fresh:
             return
-        for view in track(workspace.views_with_object(capture), "Rendering masks and depth"):
+        for view in track(views, "Rendering masks and depth"):
             if stage.done(view.photo):
                 continue
             object_mask, z_visible, *said = render(view)
+            if view.photo in clean:
+                object_mask = np.zeros_like(object_mask)
             save_object_mask(stage.folder(masks) / f"{view.photo}.png", object_mask)
             save_depth(stage.folder(layers) / f"{view.photo}.npy", z_visible)
             stage.record(view.photo, mask_area=int(object_mask.sum()), **(said[0] if said else {}))
@@ -84,10 +89,12 @@ def background_stage(
         fit: what reads a photo's region, and the file that the field is written to -> a function that renders its depth.
         parameters: what else the result depends on.
     """
-    views = workspace.views_with_object(capture)
+    views, clean = _views(capture, workspace)
     folder = workspace.root / BACKGROUND
     parameters = {"dilation": config.dilation, "least_dilation": LEAST_DILATION, "downscale": config.downscale, **parameters}
+    parameters |= _naming(clean)
     inputs = [*pictures(views), *(object_mask_path(workspace, view) for view in views)]
+    inputs += [clean_path(workspace, photo) for photo in sorted(clean)]
     with workspace.stage(BACKGROUND, parameters, inputs, [folder], config.overwrite, capture) as stage:
         if stage.fresh:
             return
@@ -99,6 +106,17 @@ def background_stage(
         for view in track(views, "Rendering depth"):
             save_depth(stage.folder(folder) / "depths" / f"{view.photo}.npy", render(view))
             stage.record(view.photo)
+
+
+def _views(capture: Capture, workspace: Workspace) -> tuple[list[View], set[str]]:
+    """The photos with the object, and after them the clean ones; which these are."""
+    clean = workspace.clean_views(capture)
+    return workspace.views_with_object(capture) + clean, {view.photo for view in clean}
+
+
+def _naming(clean: set[str]) -> dict[str, list[str]]:
+    """What a stage's parameters say of clean photos; nothing where there are none, as before there were any."""
+    return {"clean_photos": sorted(clean)} if clean else {}
 
 
 def object_points(workspace: Workspace, views: Sequence[View]) -> npt.NDArray[np.float64]:
@@ -125,6 +143,7 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
     Raises:
         SpinnerfError: masks or depths are missing, or every mask is empty.
     """
+    match_stage(capture, workspace, config)
     plan = plan_export(capture, workspace, config)
     with workspace.stage("export", plan.settings, plan.inputs, [workspace.removed], config.overwrite, capture) as stage:
         if stage.fresh:
@@ -136,7 +155,9 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
                 f"{workspace.masks_3d}: every mask is empty, so there is nothing to remove; point at the object again: {again}"
             )
         points = points_of(capture, workspace, make=False) or SparsePoints.none()
-        writer = RemovedWriter(capture, stage.folder(workspace.removed), workspace.object_free, points, config.invention)
+        writer = RemovedWriter(
+            capture, stage.folder(workspace.removed), workspace.truth_photos, points, config.invention, plan.clean
+        )
         unfinished = [index for index, view in enumerate(plan.views) if not stage.done(view.photo)]
         if unfinished:
             _clean(plan, config, unfinished, writer, stage)

@@ -12,12 +12,15 @@ import torch
 
 from spinnerf_ns.conventions import OBJECTNESS_THRESHOLD, BoolMask, resize_mask
 from spinnerf_ns.nerf.background_field import BackgroundField, BackgroundModel, background_steps, fit_background
+from spinnerf_ns.nerf.data.further import with_photos
 from spinnerf_ns.nerf.mask_choice import MaskChoice
 from spinnerf_ns.nerf.refinement import SURE
 from spinnerf_ns.nerf.rendering import render_depth, render_objectness_and_depth
+from spinnerf_ns.removal.clean_photos import match_stage
 from spinnerf_ns.removal.config import ExportConfig
 from spinnerf_ns.removal.export import Regions, RenderDepth, background_stage, export_removed, object_points, render_stage
 from spinnerf_ns.removal.kept import export_kept
+from spinnerf_ns.removal.plan import read_clean
 from spinnerf_ns.scene.capture import Capture
 from spinnerf_ns.scene.hull import visual_hull
 from spinnerf_ns.scene.view import View
@@ -46,6 +49,7 @@ def export_field(model: SpinnerfSegModel, manager: SpinnerfSegDataManager, check
     if steps > 0:
         fit = partial(fit_what_stays, model, manager, steps, config)
         made_by = {"steps": steps, "stereo": manager.stereo_disparity is not None}
+        match_stage(manager.capture, manager.workspace, config)
         background_stage(manager.capture, manager.workspace, fit, config, made_by)
     return export_removed(manager.capture, manager.workspace, config)
 
@@ -72,6 +76,9 @@ class _Layers:
     def render(self, view: View) -> tuple[BoolMask, npt.NDArray[np.float32], dict[str, Any]]:
         """A view's object mask, its depth with the object, and what is recorded of them."""
         capture = self.manager.capture
+        if view.photo in self.manager.workspace.clean_photos:
+            z = render_depth(self.model, capture.cameras([view]), capture.world_scale, self.config.downscale)
+            return np.zeros(z.shape, bool), z, {"mask": "clean"}
         objectness, z = render_objectness_and_depth(self.model, capture.cameras([view]), capture.world_scale, self.config.downscale)
         if not self.config.keep_outline:
             return objectness > OBJECTNESS_THRESHOLD, z, {"mask": "field"}
@@ -107,7 +114,10 @@ def fit_what_stays(
         start, end = pool.starts[index : index + 2].tolist()
         region = resize_mask(regions(manager.view_of(name)), (int(pool.heights[index]), int(pool.widths[index])))
         outside[start:end] = torch.from_numpy(~region.reshape(-1))
-    background = fit_background(model, manager, outside, steps)
+    clean = manager.workspace.clean_views(capture)
+    with with_photos(manager, clean, [read_clean(manager.workspace, view) for view in clean]):
+        everywhere = torch.ones(manager.train_pool.num_pixels - len(outside), dtype=torch.bool)
+        background = fit_background(model, manager, torch.cat([outside, everywhere]) if clean else outside, steps)
     BackgroundField.of(background, capture.world_to_training).save(path)
     views = manager.workspace.views_with_object(capture)
     unsure = (regions(view) | ~view.valid_mask() for view in views)  # what may not be used says nothing of the object

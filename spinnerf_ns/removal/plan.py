@@ -10,7 +10,7 @@ import numpy as np
 
 from spinnerf_ns.conventions import LEAST_DILATION, BoolMask, Image, dilate_mask
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import load_depth, load_object_mask
+from spinnerf_ns.files import load_depth, load_object_mask, read_image
 from spinnerf_ns.removal.config import BACKGROUND, RIM, ExportConfig
 from spinnerf_ns.removal.inpainters import INPAINTERS
 from spinnerf_ns.removal.inpainters.choice import choose_inpainter
@@ -19,6 +19,15 @@ from spinnerf_ns.removal.reference import reference_candidates
 from spinnerf_ns.scene.capture import Capture
 from spinnerf_ns.scene.view import View, pictures
 from spinnerf_ns.scene.workspace import Workspace
+
+CLEAN = "clean"
+"""Folder of the clean photos, each as bright as the photos with the object."""
+
+NEEDS_BACKGROUND = (
+    "--clean-photos: what they show behind the object is placed by depth without the object, and --background-steps 0 makes none; "
+    "leave that out, or forget them: --clean-photos none"
+)
+"""What is said of settings that leave no use for clean photos."""
 
 
 def layers_path(workspace: Workspace, photo: str) -> Path:
@@ -29,6 +38,16 @@ def layers_path(workspace: Workspace, photo: str) -> Path:
 def background_path(workspace: Workspace, photo: str) -> Path:
     """Where a photo's depth without the object lies, from a field of what stays."""
     return workspace.root / BACKGROUND / "depths" / f"{photo}.npy"
+
+
+def clean_path(workspace: Workspace, photo: str) -> Path:
+    """Where a clean photo lies, made as bright as the others."""
+    return workspace.root / CLEAN / f"{photo}.png"
+
+
+def read_clean(workspace: Workspace, view: View) -> Image:
+    """(H, W, 3) uint8: a clean photo, as bright as the others."""
+    return read_image(clean_path(workspace, view.photo))
 
 
 def object_mask_path(workspace: Workspace, view: View) -> Path:
@@ -65,7 +84,7 @@ class Plan:
 
     workspace: Workspace
     views: list[View]
-    """The photos that are cleaned."""
+    """The photos that are cleaned, and after them the clean ones."""
     candidates: list[int]
     """Which of them may be the reference view."""
     inpainter: Any
@@ -80,10 +99,20 @@ class Plan:
     """What the result depends on, beside files."""
     inputs: list[Path]
     """The files."""
+    clean: frozenset[str] = frozenset()
+    """Those of the photos that show the place without the object."""
 
     def depth_path(self, view: View) -> Path:
         """Where the photo's depth lies."""
         return (background_path if self.without_object else layers_path)(self.workspace, view.photo)
+
+    def is_source(self, view: View) -> bool:
+        """Whether other photos may be filled from this one."""
+        return not view.splits or "train" in view.splits or view.photo in self.clean
+
+    def read_image(self, view: View) -> Image:
+        """(H, W, 3) uint8: the photo; a clean one as bright as the others."""
+        return read_clean(self.workspace, view) if view.photo in self.clean else view.read_image()
 
 
 def plan_export(capture: Capture, workspace: Workspace, config: ExportConfig) -> Plan:
@@ -92,7 +121,7 @@ def plan_export(capture: Capture, workspace: Workspace, config: ExportConfig) ->
     Raises:
         SpinnerfError: masks or depths are missing, or an inpainter or the reference view cannot be had.
     """
-    views = workspace.views_with_object(capture)
+    views, clean = workspace.views_with_object(capture), workspace.clean_views(capture)
     candidates = reference_candidates(capture, views, config.reference_view)
     name, inpainter = make_inpainter(config)
     disparity_inpainter = make_disparity_inpainter(config, name, inpainter)
@@ -101,7 +130,16 @@ def plan_export(capture: Capture, workspace: Workspace, config: ExportConfig) ->
     settings = {**config.settings(), "inpainter": name, "options": options, "least_dilation": LEAST_DILATION}
     by_surface = config.by_surface and without_object
     inputs: list[Path] = []
-    plan = Plan(workspace, views, candidates, inpainter, disparity_inpainter, without_object, by_surface, settings, inputs)
+    if clean:
+        if config.fill_from_views and not without_object:
+            raise SpinnerfError(NEEDS_BACKGROUND)
+        settings["clean_photos"] = sorted(view.photo for view in clean)
+        inputs += [clean_path(workspace, view.photo) for view in clean]
+        views += clean
+    plan = Plan(
+        workspace, views, candidates, inpainter, disparity_inpainter, without_object, by_surface, settings, inputs,
+        frozenset(view.photo for view in clean),
+    )  # fmt: skip
     inputs += pictures(views)
     inputs += [path for view in views for path in (object_mask_path(workspace, view), plan.depth_path(view))]
     missing = [path for path in inputs if not path.is_file()]
@@ -122,8 +160,10 @@ def load_layers(plan: Plan, config: ExportConfig, number: int, image: Image) -> 
     valid = view.valid_mask()
     region = removed_region(plan.workspace, view, config, valid)
     z_visible = np.where(valid, load_depth(plan.depth_path(view)), np.float32(0))
-    held_out = bool(view.splits) and "train" not in view.splits
-    return ViewLayers(view, image, region, z_visible, np.zeros_like(z_visible), None if valid.all() else valid, not held_out)
+    if view.photo in plan.clean and not plan.without_object:
+        z_visible[:] = 0  # it has the object in it, the photo has not
+    usable = None if valid.all() else valid
+    return ViewLayers(view, image, region, z_visible, np.zeros_like(z_visible), usable, plan.is_source(view))
 
 
 def removed_region(workspace: Workspace, view: View, config: ExportConfig, valid: BoolMask | None = None) -> BoolMask:

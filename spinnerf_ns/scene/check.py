@@ -357,13 +357,13 @@ def _masks(check: Check, capture: Capture, workspace: Workspace) -> None:
         if usable == 0:
             check.add("error", "masks", f"{text}, and that is all of it ({masked[0].mask_path}); invert them: white = use")
         else:
-            level: Level = "ok" if usable > DARK else "warning"
-            check.add(level, "masks", f"{text}; {usable:.0%} of it is")
+            check.add("ok" if usable > DARK else "warning", "masks", f"{text}; {usable:.0%} of it is")
     elif (folder := capture.views[0].path.parent.parent / "masks").is_dir():
         text = f"{folder} is not used: name its files in mask_path of every frame (white = use)"
         check.add("warning", "masks", f"{text}, or point at the object with them: --masks {shlex.quote(str(folder))}")
-    if len(workspace.object_free):
-        check.add("ok", "object-free", f"{len(workspace.object_free)} photos are named object-free: truth, not trained on")
+    if workspace.object_free:
+        clean = f"; {len(workspace.clean_photos)} clean: sources, trained on" if workspace.clean_photos else ""
+        check.add("ok", "object-free", f"{len(workspace.truth_photos)} photos are named object-free: truth, not trained on{clean}")
 
 
 # ------------------------------------------------------------------------------------------------------------ the machine

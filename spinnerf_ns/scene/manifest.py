@@ -3,7 +3,8 @@
 Schema 2:
     schema        2
     scene         the capture's folder, relative to the workspace, so that both can be moved together; and `scene_was`, in full
-    object_free   photos that do not show the object
+    object_free   photos that do not show the object: truth
+    clean_photos  photos that do not show the object and are sources; may be absent
     skipped       photos that are left out (absent, broken), as the capture's files name them -> why; may be absent
     stages        name -> key, capture (its digest), version, parameters, versions, inputs (file -> sha256), outputs (folder or
                   file -> its files, each with [sha256, size, mtime_ns] as the stage wrote it), records (photo -> what the stage
@@ -161,8 +162,12 @@ def _is_manifest(manifest: Any) -> bool:
     return (
         isinstance(manifest, dict)
         and manifest.get("schema") in READABLE
-        and isinstance(manifest.get("object_free"), list)
-        and all(isinstance(photo, str) for photo in manifest["object_free"])
+        and _are_names(manifest.get("object_free"))
+        and _are_names(manifest.get("clean_photos", []))
         and isinstance(manifest.get("stages"), dict)
         and all(isinstance(stage, dict) for stage in manifest["stages"].values())
     )
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(photo, str) for photo in value)

@@ -24,7 +24,7 @@ the training frame.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,9 +105,11 @@ class RemovedWriter:
     Args:
         capture: the capture that the photos are of.
         folder: the folder to write; it may be renamed later, but not moved to another depth.
-        object_free: photos that never showed the object.
+        object_free: photos that never showed the object: truth, and not trained on.
         points: the source's sparse points; by default those that the capture brings.
         invention: whether unseen pixels are of use; off: the masks that training reads leave them out.
+        clean: photos that never showed the object either and are trained on, whatever their split, as they are written: made as
+            bright as the others.
 
     Raises:
         SpinnerfError: an object-free photo that the capture does not have.
@@ -120,11 +122,13 @@ class RemovedWriter:
         object_free: Sequence[str],
         points: SparsePoints | None = None,
         invention: bool = True,
+        clean: Collection[str] = (),
     ) -> None:
         self.capture = capture
         self._points = points
         self.folder = Path(folder)
         self.object_free = frozenset(capture.view(photo).photo for photo in object_free)
+        self.clean = frozenset(clean)
         self.invention = invention
         self.has_masks = not invention or any(view.has_mask for view in capture.views)
         self._decodes = not all(is_plain(view.path) for view in capture.views)
@@ -143,13 +147,15 @@ class RemovedWriter:
             if found != (size if name != "image" else (*size, 3)):
                 raise SpinnerfError(f"{source.path}: {name} has the shape {found}, the photo is {size[1]}x{size[0]}")
         object_mask = np.asarray(view.object_mask, dtype=bool)
-        if source.photo in self.object_free and object_mask.any():
+        if (source.photo in self.object_free or source.photo in self.clean) and object_mask.any():
             raise SpinnerfError(
                 f"{source.path}: named object-free, but {int(object_mask.sum())} of its pixels are masked; "
                 "take it from object_free in manifest.json, or empty its mask"
             )
         # Whatever the inpainter did elsewhere (a folder of re-encoded photos): outside the mask the photo stays itself.
-        image = np.where(object_mask[..., None], view.image, source.read_image()).astype(np.uint8)
+        image = view.image
+        if source.photo not in self.clean:
+            image = np.where(object_mask[..., None], view.image, source.read_image()).astype(np.uint8)
         z = np.where(np.isfinite(view.z) & (view.z > 0), view.z, 0).astype(np.float64)
         write_png(self._path("image", source), image)
         save_object_mask(self._path("object_mask", source), object_mask)
@@ -184,7 +190,8 @@ class RemovedWriter:
         inpainted = {v.photo: {"file_path": _name("image", v), "depth_file_path": _name("depth", v)} for v in views}
         if self.has_masks:  # nerfstudio wants one of every photo, or none
             inpainted = {v.photo: {**inpainted[v.photo], "mask_path": _mask_name(v)} for v in views}
-        masked = {v.photo: {"file_path": self._original(v), "mask_path": _name("valid_mask", v)} for v in views}
+        originals = {v.photo: _name("image", v) if v.photo in self.clean else self._original(v) for v in views}
+        masked = {v.photo: {"file_path": originals[v.photo], "mask_path": _name("valid_mask", v)} for v in views}
         self._write_json(TRANSFORMS_MASKED, masked)
         self._write_json(TRANSFORMS, inpainted)
 
@@ -209,7 +216,7 @@ class RemovedWriter:
         shape = (view.height, view.width)
         region = load_object_mask(self._path("object_mask", view), shape)
         z = load_depth(self._path("depth", view)) * np.float32(self.capture.source_meta.get("applied_scale", 1.0))
-        return CleanPhoto(read_image(self._path("image", view)), region, z, self._used(view))
+        return CleanPhoto(read_image(self._path("image", view)), region, z, self._used(view), view.photo in self.clean)
 
     def _used(self, view: View) -> BoolMask:
         """(H, W) what may be trained on of a clean photo."""
@@ -247,9 +254,11 @@ class RemovedWriter:
         write_json(self.folder / name, {**meta, **shared, **splits, "frames": frames})
 
     def _splits(self) -> Iterable[tuple[str, list[str]]]:
-        """The source's splits, without object-free photos in train. If it lists only val or only test, both are that."""
-        splits = {name: [view.photo for view in self.capture.split(name)] for name in SPLITS}
-        splits["train"] = [photo for photo in splits["train"] if photo not in self.object_free]
+        """The source's splits, without object-free photos in train, and the clean ones there alone. If it lists only val or only
+        test, both are that."""
+        splits = {name: [view.photo for view in self.capture.split(name) if view.photo not in self.clean] for name in SPLITS}
+        trained = {*splits["train"], *self.clean} - self.object_free
+        splits["train"] = [photo for photo in self.capture.photos if photo in trained]
         if not splits["train"]:
             raise SpinnerfError(
                 f"{self.capture.data}: every training photo is named object-free, so there is nothing to train on; "

@@ -46,6 +46,8 @@ class CleanPhoto:
     """(H, W) depth without the object, source world units; 0 = unknown."""
     valid_mask: BoolMask | None = None
     """(H, W) True = use: other pixels say nothing and are no points; None: all."""
+    never_showed: bool = False
+    """Whether the object was never in it: what stands before its surface is then the object's, though nothing was taken out."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def _votes(views: Sequence[View], read: Callable[[View], CleanPhoto], points: np
         depth, known = depth[which], surface > 0
         hidden = known & (depth > (1 + TOLERANCE) * surface)
         before = (known & (depth < (1 - TOLERANCE) * surface)) | (~known & region)
+        region = region | (photo.never_showed & before)
         votes.in_region[which] += region & ~hidden
         votes.before[which] += before
         votes.before_in_region[which] += region & before

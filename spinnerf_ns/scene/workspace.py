@@ -153,13 +153,41 @@ class Workspace:
 
     @property
     def object_free(self) -> tuple[str, ...]:
-        """Photos that do not show the object: never segmented, inpainted or trained on."""
-        return tuple(self.manifest["object_free"])
+        """Photos that do not show the object: never segmented or inpainted, and trained on only if they are `clean_photos`."""
+        return tuple(dict.fromkeys([*self.manifest["object_free"], *self.clean_photos]))
+
+    @property
+    def clean_photos(self) -> tuple[str, ...]:
+        """The object-free photos that a person named as sources: what they show is taken, so they are no truth to compare with."""
+        return tuple(self.manifest.get("clean_photos", ()))
+
+    @property
+    def truth_photos(self) -> tuple[str, ...]:
+        """The other object-free photos: what is made is compared with them, so nothing is made of them."""
+        clean = set(self.clean_photos)
+        return tuple(photo for photo in self.manifest["object_free"] if photo not in clean)
 
     def views_with_object(self, capture: Capture) -> list[View]:
         """The views that are segmented and inpainted: all but the object-free ones, in the capture's order."""
         object_free = set(self.object_free)
         return [view for view in capture.views if view.photo not in object_free]
+
+    def clean_views(self, capture: Capture) -> list[View]:
+        """The views of the clean photos, in the capture's order."""
+        clean = set(self.clean_photos)
+        return [view for view in capture.views if view.photo in clean]
+
+    def set_clean_photos(self, photos: Iterable[str]) -> None:
+        """Names the clean photos, in place of those named before; `segmentation.clean_photos` checks them first."""
+        photos = tuple(photos)
+        if photos == self.clean_photos:
+            return
+        with self.lock():
+            manifest = self.read_manifest()
+            manifest["clean_photos"] = list(dict.fromkeys(str(photo) for photo in photos))
+            if not manifest["clean_photos"]:
+                del manifest["clean_photos"]
+            self.write_manifest(manifest)
 
     def set_object_free(self, photos: Iterable[str]) -> None:
         """Names the object-free photos, in place of those named before. Kept in the order given."""

@@ -71,7 +71,8 @@ def read_request(
     for one in [request] if isinstance(request, Prompt) else list(request):
         view = capture.view(one.view)
         if view.photo not in wanted:
-            raise SpinnerfError(f"photo '{view.photo}' is object-free, says {workspace.manifest_path}; point at another")
+            named = "named by --clean-photos" if view.photo in workspace.clean_photos else "object-free"
+            raise SpinnerfError(f"photo '{view.photo}' is {named}, says {workspace.manifest_path}; point at another")
         if any((view.photo, one.object) == (other.view, other.object) for other in prompts):
             raise SpinnerfError(
                 f"photo '{view.photo}' has two prompts for object '{one.object}'; put all points of a photo into one, or "

@@ -82,6 +82,8 @@ class BenchmarkConfig:
 def shared_settings(config: BenchmarkConfig) -> dict[str, Any]:
     """What the shared segmentation run and the exports depend on, besides scene and seed; in JSON's types."""
     export = {name: _plain(value) for name, value in asdict(config.export).items() if name != "overwrite"}
+    if not config.export.clean_photos:
+        del export["clean_photos"]  # as before there was the option: cells that do without are the same
     return {
         "version": __version__, "lite": config.lite, "seg_steps": config.seg_steps, "downscale": config.downscale,
         "masks": config.masks, "tracker": config.tracker, "segmenter": config.segmenter, "export": export,

@@ -75,10 +75,10 @@ class BenchmarkScene:
         return self.root / "with_object" / f"{photo}.png"
 
     def known(self) -> list[Known]:
-        """The test views, their photos and, where there are labels, their object masks."""
-        capture = self.capture
+        """The test views, their photos and, where there are labels, their object masks; without those that are sources."""
+        capture, clean = self.capture, Workspace.open(self.root).clean_photos
         found = []
-        for view in (capture.view(photo) for photo in self.object_free):
+        for view in (capture.view(photo) for photo in self.object_free if photo not in clean):
             path = self.object_mask_path(view.photo)
             object_mask = load_object_mask(path, (view.height, view.width)) if path.is_file() else None
             found.append(Known(view, view.read_image(), object_mask, valid_mask=view.valid_mask()))
@@ -86,7 +86,8 @@ class BenchmarkScene:
 
     def training_masks(self) -> dict[str, np.ndarray]:
         """Training photo -> its true object mask, of those that have one."""
-        views = [view for view in self.capture.views if view.photo not in self.object_free]
+        without = {*self.object_free, *Workspace.open(self.root).clean_photos}
+        views = [view for view in self.capture.views if view.photo not in without]
         paths = {view.photo: self.object_mask_path(view.photo) for view in views}
         return {photo: load_object_mask(path) for photo, path in paths.items() if path.is_file()}
 

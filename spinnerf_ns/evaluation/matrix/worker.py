@@ -60,11 +60,16 @@ def read_plan(path: Path) -> tuple[BenchmarkConfig, dict[str, SceneSource]]:
 
 def prepare(config: BenchmarkConfig, source: SceneSource) -> None:
     """Prepares the scene and tracks its masks, which all seeds start from; masks.json says how well that went."""
+    from spinnerf_ns.segmentation.clean_photos import name_clean_photos
     from spinnerf_ns.segmentation.segment import segment_capture
 
     paths = Paths(config.output, source.name)
     scene = prepare_scene(source, paths.capture, scene_key(source, config), config.downscale)
     workspace = Workspace.open(scene.root)
+    workspace.set_clean_photos(())
+    name_clean_photos(scene.capture, workspace, config.export.clean_photos, [scene.prompt.view], anew=True)
+    if not scene.known():
+        raise SpinnerfError(f"--export.clean-photos: names all test photos of {source.name}, and none is left to measure with")
     start = time.monotonic()
     segment_capture(scene.capture, workspace, scene.prompt, config.segmenter, config.tracker, overwrite=True, allow_large_mask=True)
     seconds = time.monotonic() - start
@@ -73,7 +78,7 @@ def prepare(config: BenchmarkConfig, source: SceneSource) -> None:
     before = json.loads(file.read_text()) if file.is_file() else {}
     if before.get("backends") == backends:  # the masks were there already
         seconds = before["seconds"]
-    views = [view for view in scene.capture.views if view.photo not in scene.object_free]
+    views = workspace.views_with_object(scene.capture)
     tracked = sum(workspace.mask_path("masks_2d", view.photo).is_file() for view in views)
     labelled = len(scene.training_masks())
     if config.masks == "true" and not labelled:
@@ -117,7 +122,10 @@ class Seed:
     def workspace(self, kind: str) -> Workspace:
         """The workspace of an export kind ("shared" or "per-view")."""
         workspace = Workspace.open(self.scene.root, self.paths.shared / kind)
-        if workspace.object_free != self.scene.object_free:
+        clean = Workspace.open(self.scene.root).clean_photos
+        if workspace.clean_photos != clean:
+            workspace.set_clean_photos(clean)
+        if tuple(workspace.manifest["object_free"]) != self.scene.object_free:
             workspace.set_object_free(self.scene.object_free)
         return workspace
 
@@ -161,7 +169,7 @@ class Seed:
         return seconds
 
     def _export_config(self) -> ExportConfig:
-        return replace(self.config.export, overwrite=True)
+        return replace(self.config.export, overwrite=True, clean_photos=())  # the workspaces know them
 
     def segmentation_cell(self) -> dict[str, Any]:
         """Runs or finds the shared run; its cell: figures of the masks, seconds, and where the run is."""

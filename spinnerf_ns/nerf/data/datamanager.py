@@ -120,6 +120,11 @@ class SpinnerfDataManager(VanillaDataManager):
             self._views_by_path = {view.path.resolve(): view for view in self.capture.views}
         return self._views_by_path[Path(path).resolve()]
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Hook: photos that are not trained on."""
+        return self.workspace.object_free
+
     # ----------------------------------------------------------------------------------------------------- datasets
     def extras(self, path: Path, shape: tuple[int, int]) -> dict[str, Tensor]:
         """Hook: a photo's further entries."""
@@ -131,7 +136,7 @@ class SpinnerfDataManager(VanillaDataManager):
         from spinnerf_ns.scene.check import require_depth
 
         require_depth(self.capture)
-        object_free = set(self.workspace.object_free)
+        object_free = set(self.left_out)
         names = self.train_dataparser_outputs.image_filenames
         kept = [i for i, path in enumerate(names) if self.view_of(path).photo not in object_free]
         if not kept:

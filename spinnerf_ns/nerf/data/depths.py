@@ -18,9 +18,12 @@ def sparse_depths(manager: SpinnerfDataManager) -> tuple[Tensor, Tensor]:
 
     points = manager.points if manager.config.sparse_num_rays else None
     pool, scale = manager.train_pool, manager.capture.world_scale
+    clean = manager.workspace.clean_photos  # some of the points are the object's, which is not there
     flat, disparity = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
     for index, path in enumerate(manager.train_dataset.image_filenames if points is not None else ()):
         view = manager.view_of(path)
+        if view.photo in clean:
+            continue
         start, end = pool.starts[index : index + 2].tolist()
         height, width = int(pool.heights[index]), int(pool.widths[index])
         if (height, width) != (view.height, view.width):  # camera_res_scale_factor: the views' cameras do not fit
@@ -47,10 +50,14 @@ def stereo_disparities(manager: SpinnerfDataManager, unit: float) -> Tensor:
 
     pool, scale = manager.train_pool, manager.capture.world_scale * unit
     measured = torch.zeros(pool.num_pixels, dtype=torch.float16)
+    clean = manager.workspace.clean_photos  # they show another scene than the photos that depth was measured from
     for index, path in enumerate(manager.train_dataset.image_filenames):
+        photo = manager.view_of(path).photo
+        if photo in clean:
+            continue
         start, end = pool.starts[index : index + 2].tolist()
         shape = int(pool.heights[index]), int(pool.widths[index])
-        depth = load_stereo(manager.workspace, manager.view_of(path).photo, shape)
+        depth = load_stereo(manager.workspace, photo, shape)
         sure = (depth.confidence >= CONFIDENT) & (depth.z > 0)
         disparity = np.where(sure, 1.0 / np.where(sure, depth.z * scale, 1.0), 0.0)
         measured[start:end] = torch.from_numpy(disparity.reshape(-1)).half()

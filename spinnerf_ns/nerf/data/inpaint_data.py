@@ -102,6 +102,11 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
             self._removed = read_removed(self.removed_folder)
         return self._removed
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Photos that are truth. What the clean ones show is trained on."""
+        return self.workspace.truth_photos
+
     def find_points(self) -> SparsePoints | None:
         """The source's: features of a filled region are no features of the scene."""
         from spinnerf_ns.stereo.points import points_of
@@ -121,7 +126,7 @@ class SpinnerfInpaintDataManager(SpinnerfDataManager):
         """
         photo = self.view_of(path).photo
         file = self.removed[photo].object_mask if photo in self.removed else None
-        object_free = photo in self.workspace.object_free
+        object_free = photo in self.workspace.truth_photos
         if object_free:
             from spinnerf_ns.scene.labels import LABEL_FOLDERS, label_path
 

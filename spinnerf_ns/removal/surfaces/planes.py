@@ -144,11 +144,22 @@ def surface_labels(view: View, z: npt.NDArray[np.float32], region: BoolMask, pla
     if not region.any() or not len(planes):
         return labels
     window = surroundings(region)
-    shown = np.where(region, UNKNOWN, shown_surfaces(view, z, region, planes))[window]
-    size = scale_pixels(SMOOTHING_PER_1000, region.shape[1]) | 1
-    votes = [cv2.boxFilter((shown == label).astype(np.float32), -1, (size, size)) for label in range(len(planes) + 1)]
-    labels[window] = np.argmax(votes, axis=0)
+    labels[window] = _most_frequent(np.where(region, UNKNOWN, shown_surfaces(view, z, region, planes))[window], len(planes), view)
     return labels
+
+
+def all_surface_labels(view: View, z: npt.NDArray[np.float32], planes: Points) -> npt.NDArray[np.uint8]:
+    """As `surface_labels` of a photo without a region, all over it."""
+    if not len(planes):
+        return np.full(z.shape, REST, np.uint8)
+    return _most_frequent(shown_surfaces(view, z, np.ones(z.shape, bool), planes), len(planes), view)
+
+
+def _most_frequent(shown: npt.NDArray[np.int64], planes: int, view: View) -> npt.NDArray[np.uint8]:
+    """(h, w): which of so many planes, or `REST`, most pixels around one show."""
+    size = scale_pixels(SMOOTHING_PER_1000, view.width) | 1
+    votes = [cv2.boxFilter((shown == label).astype(np.float32), -1, (size, size)) for label in range(planes + 1)]
+    return np.argmax(votes, axis=0).astype(np.uint8)
 
 
 def shown_surfaces(view: View, z: npt.NDArray[np.float32], region: BoolMask, planes: Points) -> npt.NDArray[np.int64]:

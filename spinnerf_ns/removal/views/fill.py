@@ -103,10 +103,15 @@ class Sources:
     Those that look from nearest by, and some more that are spread over all: what hides behind the object from nearby shows from
     elsewhere. Photos that hardly anybody needs would be asked by every photo, otherwise, and time would grow with the square
     of their number.
+
+    Args:
+        layers: all photos.
+        clean: numbers of those that show the place without the object: they are asked wherever they stand, the nearest of them
+            where they are many.
     """
 
-    def __init__(self, layers: Sequence[ViewLayers]) -> None:
-        self.layers = Layers.of(layers)
+    def __init__(self, layers: Sequence[ViewLayers], clean: Sequence[int] = ()) -> None:
+        self.layers, self._clean = Layers.of(layers), frozenset(clean)
         views = self.layers.views
         able = [number for number in order_along_path(views) if self.layers.is_source[number]]
         self.count = most_sources(views)
@@ -128,8 +133,9 @@ class Sources:
         """
         nearest = self._nearest_first(number, layer)
         if most is None and len(nearest) > self.count:
-            near = self.count - len(self._spread)
-            nearest = [*nearest[:near], *(other for other in nearest[near:] if other in self._spread)]
+            clean = set([other for other in nearest if other in self._clean][: self.count // 3])
+            near = self.count - len(self._spread) - len(clean)
+            nearest = [*nearest[:near], *(other for other in nearest[near:] if other in self._spread or other in clean)]
         return self.photos[np.array(nearest[:most], np.int64)]
 
     def _nearest_first(self, number: int, layer: ViewLayers) -> list[int]:

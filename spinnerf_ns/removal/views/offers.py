@@ -21,6 +21,8 @@ ENOUGH = 8
 """A pixel that this many photos show asks no further ones."""
 ALIKE = 24.0
 """Colours within this many 8-bit levels of each other agree."""
+LIT = 8
+"""Levels nearer than this to black or to white may be clipped, and show no exposure."""
 GAIN_LIMIT = 1.25
 """Exposure gains beyond this (or below its inverse) are cut: then it is not exposure that differs."""
 
@@ -75,8 +77,8 @@ def _gain(seen: Seen, image: Image, colours: Floats) -> Floats:
     """(3,) factor of a photo that sees these points of the rim; 1 if they are too few."""
     if len(seen.point) < 50:
         return np.ones(3, np.float32)
-    theirs, ours = _bilinear(lambda _: image, 1, np.zeros_like(seen.photo), seen.x, seen.y), colours[seen.point]
-    lit = ((theirs > 8) & (theirs < 247) & (ours > 8) & (ours < 247)).all(axis=1)  # clipped colours show no gain
+    theirs, ours = colours_at(lambda _: image, 1, np.zeros_like(seen.photo), seen.x, seen.y), colours[seen.point]
+    lit = ((theirs > LIT) & (theirs < 255 - LIT) & (ours > LIT) & (ours < 255 - LIT)).all(axis=1)  # clipped colours show no gain
     if lit.sum() < 50:
         return np.ones(3, np.float32)
     gain = np.exp(np.median(np.log(ours[lit] / theirs[lit]), axis=0))
@@ -184,7 +186,7 @@ class Asked:
         weight = np.zeros(rgb.shape[:2], np.float32)
         for each in offers:
             each = each[taken[each.point]]
-            colour = _bilinear(photos.image, len(photos), each.photo, each.x, each.y)
+            colour = colours_at(photos.image, len(photos), each.photo, each.x, each.y)
             if exposure is not None:
                 colour = colour * exposure.gains(each.photo)
             at = number[each.point - block.start]
@@ -193,7 +195,7 @@ class Asked:
         return _agreed(rgb, weight)
 
 
-def _bilinear(image_of: Callable[[int], Image], count: int, photo: Numbers | Counts, x: Points, y: Points) -> Floats:
+def colours_at(image_of: Callable[[int], Image], count: int, photo: Numbers | Counts, x: Points, y: Points) -> Floats:
     """(M, 3) colours of the images with these numbers, which are ordered and below `count`, at these places."""
     corners = np.empty((4, len(x), 3), np.uint8)
     parts = np.empty((2, len(x), 1))

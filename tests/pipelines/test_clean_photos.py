@@ -25,8 +25,16 @@ GAIN = 1.2
 def seg_run(scene, tmp_path_factory) -> Path:
     """A short spinnerf-seg run, not exported; its config.yml."""
     settings = {"pipeline.export_on_completion": False, "pipeline.model.objectness_every": 1, "pipeline.datamanager.stereo": False}
+    config = small_config("spinnerf-seg-lite", max_num_iterations=20, **settings)
     with no_network():
-        return train(small_config("spinnerf-seg-lite", **settings), scene.root, tmp_path_factory.mktemp("runs"), "test").config_path
+        return train(config, scene.root, tmp_path_factory.mktemp("runs"), "test").config_path
+
+
+@pytest.fixture(scope="module")
+def inpaint_manager(exported):
+    """The data manager of the last field."""
+    settings = {"pipeline.datamanager.data": exported.removed, "pipeline.model.perceptual_loss": "ssim"}
+    return small_config("spinnerf-inpaint-lite", **settings).pipeline.datamanager.setup(device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +81,13 @@ def test_the_segmentation_field_does_not_see_them_and_the_field_of_what_stays_do
     assert all(getattr(manager, name) is value for name, value in zip(names, before, strict=True))
 
 
-def test_the_export_takes_from_them_and_the_last_field_trains_on_them(scene, clean, exported, inpaint_run):
+def test_the_export_takes_from_them_and_the_last_field_trains_on_them(scene, clean, exported, inpaint_manager):
     removed = exported.removed
     assert (load_depth(removed / "depths" / f"{clean}.npy") > 0).mean() > 0.5
     assert not load_object_mask(removed / "object_masks" / f"{clean}.png").any()
     (record,) = exported.records("clean").values()
     assert np.allclose(record["gain"], 1 / GAIN, atol=0.05)
-    manager = load_pipeline(inpaint_run).datamanager
+    manager = inpaint_manager
     trained = [path.stem for path in manager.train_dataset.image_filenames]
     assert set(trained) == {*(Path(photo).stem for photo in scene.train_photos), clean}
     place = trained.index(clean)

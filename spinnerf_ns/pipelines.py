@@ -319,15 +319,18 @@ def export_run(load_config: Path, config: ExportConfig, data: Path | None = None
         SpinnerfError: there is no such run, it is of another method, or its capture or checkpoint is gone or damaged.
     """
     from spinnerf_ns.removal.clean_photos import name_for_export
+    from spinnerf_ns.scene.workspace import Workspace
+    from spinnerf_ns.segmentation.clean_photos import unless_refused
 
     wanted = "give the config.yml of the run that ns-train spinnerf-seg wrote"
     found = read_config(load_config, wanted)
     if not isinstance(found.pipeline, SpinnerfSegPipelineConfig):
         raise SpinnerfError(f"{load_config}: a run of {found.method_name}, not of spinnerf-seg; {wanted}")
     run = load_run(load_config, data)
-    name_for_export(run.pipeline.datamanager, config)
-    pipeline = run.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test")
-    return pipeline.export(restore(run, pipeline), config)
+    with unless_refused(Workspace.open(data_of(run), run.pipeline.datamanager.workspace)):
+        name_for_export(run.pipeline.datamanager, config)
+        pipeline = run.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test")
+        return pipeline.export(restore(run, pipeline), config)
 
 
 # -------------------------------------------------------------------------------------------------------------- inpainting

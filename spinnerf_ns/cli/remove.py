@@ -88,7 +88,7 @@ def remove(command: Remove) -> Path:
     command.export.keep |= command.keep
     command.segment.clean_photos += command.export.clean_photos
     command.export.clean_photos = ()  # they are named before the object is looked for
-    if command.segment.clean_photos and command.export.background_steps == 0:
+    if command.segment.clean_photos and command.export.background_steps == 0 and not command.export.keep:
         raise SpinnerfError(NEEDS_BACKGROUND)
     if command.export.inpainter != AUTO and not command.export.keep:
         make_inpainter(command.export)  # what it needs and is not here is said now, not after the training

@@ -94,23 +94,25 @@ class Pointing:
         from spinnerf_ns.hints import say
         from spinnerf_ns.scene.check import checked_capture
         from spinnerf_ns.scene.workspace import Workspace
+        from spinnerf_ns.segmentation.clean_photos import unless_refused
         from spinnerf_ns.segmentation.segment import PREVIEW, STAGE, lost_photos, segment_capture
 
         request = self.request()
         segmenter, tracker = self.backends()
         capture = checked_capture(self.data, self.workspace, self.skip_missing, say)
         workspace = Workspace.open(self.data, self.workspace)
-        self.name_clean_photos(capture, workspace, request)
-        if self.text is not None:
-            request = self.find_text(capture, workspace)
-        elif isinstance(request, list):
-            request, lines = in_used_pixels(capture, request)
-            for line in lines:
-                say(line)
-        segment_capture(
-            capture, workspace, request, segmenter, tracker, self.overwrite, self.allow_large_mask, self.objects,
-            mask_id=self.chosen_id(),
-        )  # fmt: skip
+        with unless_refused(workspace):
+            self.name_clean_photos(capture, workspace, request)
+            if self.text is not None:
+                request = self.find_text(capture, workspace)
+            elif isinstance(request, list):
+                request, lines = in_used_pixels(capture, request)
+                for line in lines:
+                    say(line)
+            segment_capture(
+                capture, workspace, request, segmenter, tracker, self.overwrite, self.allow_large_mask, self.objects,
+                mask_id=self.chosen_id(),
+            )  # fmt: skip
         count, lost = len(workspace.records(STAGE)), lost_photos(workspace)
         text = f"{workspace.masks_2d}: {count - len(lost)} masks"
         if (workspace.root / PREVIEW).is_dir():

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,6 +112,17 @@ def name_clean_photos(
                     f"{files[photo]}: photo '{photo}' is named by {OPTION}, but {area} of its pixels are masked; {mend}"
                 )
     workspace.set_clean_photos(photos)
+
+
+@contextmanager
+def unless_refused(workspace: Workspace) -> Iterator[None]:
+    """What is named within this context stands only if nothing in it is refused."""
+    before = workspace.clean_photos
+    try:
+        yield
+    except SpinnerfError:
+        workspace.set_clean_photos(before)
+        raise
 
 
 def _photos(capture: Capture, name: str) -> list[str]:

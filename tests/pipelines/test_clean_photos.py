@@ -98,9 +98,9 @@ def test_the_export_takes_from_them_and_the_last_field_trains_on_them(scene, cle
     assert not (manager.stereo_disparity is not None and manager.stereo_disparity[start:end].any())
 
 
-def test_naming_none_forgets_them(scene, seg_run, exported):
+def test_what_is_refused_names_nobody_else(scene, clean, seg_run, exported):
     from spinnerf_ns.pipelines import export_run
 
     with pytest.raises(SpinnerfError, match="--overwrite"):
         export_run(seg_run, ExportConfig(inpainter="opencv", clean_photos=("none",)))
-    assert exported.clean_photos == ()
+    assert exported.clean_photos == (clean,)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spinnerf_ns.cli.segment import Segment
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import save_object_mask
 from spinnerf_ns.scene.capture import load_capture
@@ -115,3 +116,23 @@ def test_a_photo_that_shows_the_object_is_refused(capture, workspace, tmp_path):
 def test_all_photos_are_refused(capture, workspace):
     with pytest.raises(SpinnerfError, match="6 photos are named, and no training photo .* is left"):
         name_clean_photos(capture, workspace, ["images"])
+
+
+def test_the_command_names_them_before_it_looks_for_the_object_and_only_if_it_finds_it(twin, tmp_path):
+    root, view = tmp_path / "workspace", Path(twin.prompt_view).stem
+    named = [Path(photo).stem for photo in twin.object_free]
+    box = ",".join(str(value) for value in twin.prompt_box)
+
+    def segment(view: str, **settings) -> None:
+        Segment(twin.root, view=view, box=box, workspace=root, tracker="flow", **settings).main()
+
+    with pytest.raises(SpinnerfError, match=f"pointed at in photo '{named[0]}'"):
+        segment(named[0], clean_photos=("frame_0011", "frame_0012"))
+    assert Workspace.open(twin.root, root).clean_photos == ()
+    segment(view, clean_photos=("images/frame_001[12].png",))
+    workspace = Workspace.open(twin.root, root)
+    assert list(workspace.clean_photos) == named
+    assert {path.stem for path in workspace.masks_2d.iterdir()} == {Path(photo).stem for photo in twin.train_photos}
+    with pytest.raises(SpinnerfError, match="--overwrite"):
+        segment(view, clean_photos=("frame_0012",))
+    assert list(Workspace.open(twin.root, root).clean_photos) == named, "what is refused changes nothing"

@@ -291,13 +291,15 @@ class _OpenPhotos(Sequence[Open]):
 def drawn(layer: ViewLayers, image: Image, to_fill: BoolMask, labels: Labels | None, inpainter: Any) -> Image:
     """A photo with `to_fill` inpainted; with labels, each surface's part from that surface alone."""
     photo = layer.view.photo
-
-    def fill(image: Image, to_fill: BoolMask) -> Image:
-        return inpainter.inpaint(image, to_fill, photo)
-
     valid = layer.valid_mask  # what may not be used is nothing to draw from
     if labels is None:
-        return np.where(to_fill[..., None], fill(image, to_fill if valid is None else to_fill | ~valid), image)
+        return np.where(to_fill[..., None], inpainter.inpaint(image, to_fill if valid is None else to_fill | ~valid, photo), image)
+
+    def fill(image: Image, to_fill: BoolMask, donors: BoolMask) -> Image:
+        if hasattr(inpainter, "inpaint_from"):
+            return inpainter.inpaint_from(image, to_fill, donors, photo)
+        return inpainter.inpaint(image, ~donors, photo)
+
     return fill_by_surface(fill, image, to_fill, labels, valid)
 
 

@@ -117,6 +117,25 @@ def test_what_stood_in_the_hole_is_gone(create, name):
     np.testing.assert_array_equal(inpainter.inpaint(red, to_fill), inpainter.inpaint(green, to_fill))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_donor_is_neither_drawn_from_nor_changed(create, name):
+    image, to_fill = CASES["ordinary"]
+    donors = ~to_fill
+    donors[:, image.shape[1] // 2 :] = False
+    other = np.where((donors | to_fill)[..., None], image, 255 - image)
+    one, same = (create(name).inpaint_from(given, to_fill, donors) for given in (image, other))
+    np.testing.assert_array_equal(one[to_fill], same[to_fill])
+    np.testing.assert_array_equal(one[~to_fill], image[~to_fill])
+
+
+def test_patches_are_looked_for_where_donors_are(create):
+    image = np.full((60, 400, 3), (10, 200, 10), np.uint8)
+    to_fill, donors = box(60, 400, slice(20, 40), slice(360, 380)), np.zeros((60, 400), bool)
+    image[:, :60], donors[:, :60] = (200, 10, 10), True
+    filled = create("patchmatch").inpaint_from(image, to_fill, donors)
+    assert (np.abs(filled[to_fill].astype(int) - (200, 10, 10)) < 8).all()
+
+
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_flat_photo_stays_flat(create, name):
     image, to_fill = np.full((40, 50, 3), (200, 100, 30), np.uint8), box(40, 50, slice(10, 30), slice(15, 35))

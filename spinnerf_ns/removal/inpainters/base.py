@@ -45,6 +45,14 @@ class PhotoInpainter:
             filled[to_fill] = self.fill(image, to_fill, photo)[to_fill]
         return filled
 
+    def inpaint_from(self, image: Image, to_fill: BoolMask, donors: BoolMask, photo: str = "photo") -> Image:
+        """As `inpaint`, from chosen pixels alone: what is neither in the gap nor one of them is not looked at.
+
+        Args:
+            donors: (H, W) bool, the pixels to draw from; none of them in the gap.
+        """
+        return np.where(to_fill[..., None], self.inpaint(image, ~donors, photo), image)
+
     def inpaint_disparity(self, disparity: npt.NDArray[np.float32], to_fill: BoolMask) -> npt.NDArray[np.float32]:
         """Continues the background's surface from the rim; see `depth.complete_disparity`.
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from spinnerf_ns.conventions import BoolMask, Image, scale_pixels
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.removal.disparity.membrane import span_membrane
-from spinnerf_ns.removal.inpainters.base import PhotoInpainter
+from spinnerf_ns.removal.inpainters.base import PhotoInpainter, check_photo
 from spinnerf_ns.removal.inpainters.patch_field import Level, whole_patches
 from spinnerf_ns.removal.inpainters.patch_kernel import field_class
 
@@ -54,9 +54,16 @@ class PatchMatchInpainter(PhotoInpainter):
             raise SpinnerfError(f"inpainter 'patchmatch': surroundings is {self.surroundings}, expected more than 0")
 
     def fill(self, image: Image, to_fill: BoolMask, photo: str) -> Image:
-        filled, known = image.copy(), ~to_fill
+        return self._filled(image, to_fill, ~to_fill)
+
+    def inpaint_from(self, image: Image, to_fill: BoolMask, donors: BoolMask, photo: str = "photo") -> Image:
+        check_photo(image, ~donors, photo)
+        return np.where(to_fill[..., None], self._filled(image, to_fill, donors), image)
+
+    def _filled(self, image: Image, to_fill: BoolMask, known: BoolMask) -> Image:
+        filled = image.copy()
         small = scale_pixels(SMALL_PER_1000, image.shape[1])
-        for window, piece in _pieces(to_fill, self.surroundings, 4 * self.patch):
+        for window, piece in _pieces(to_fill, known, self.surroundings, self.patch):
             crop, crop_known = filled[window], known[window]
             depth_inside = cv2.distanceTransform(np.pad(piece, 1).astype(np.uint8), cv2.DIST_L2, 5).max()
             if depth_inside <= small or not _enough_sources(crop_known, self.patch):
@@ -67,13 +74,20 @@ class PatchMatchInpainter(PhotoInpainter):
         return filled
 
 
-def _pieces(to_fill: BoolMask, surroundings: float, least: int) -> Iterator[tuple[tuple[slice, slice], BoolMask]]:
+def _pieces(
+    to_fill: BoolMask, known: BoolMask, surroundings: float, patch: int
+) -> Iterator[tuple[tuple[slice, slice], BoolMask]]:
     """Connected parts of the gap, each in a window with its surroundings, largest first."""
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(to_fill.astype(np.uint8), connectivity=8)
     for label in sorted(range(1, count), key=lambda label: -statistics[label, cv2.CC_STAT_AREA]):
         x, y, width, height, _ = statistics[label]
-        margin = max(least, round(surroundings * max(width, height)))
-        window = slice(max(0, y - margin), y + height + margin), slice(max(0, x - margin), x + width + margin)
+        margin = max(4 * patch, round(surroundings * max(width, height)))
+        while True:
+            window = slice(max(0, y - margin), y + height + margin), slice(max(0, x - margin), x + width + margin)
+            # What may be drawn from does not always lie around the gap.
+            if margin > max(to_fill.shape) or _enough_sources(known[window], patch):
+                break
+            margin *= 2
         yield window, labels[window] == label
 
 

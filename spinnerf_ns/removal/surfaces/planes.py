@@ -208,7 +208,7 @@ def plane_depths(view: View, rows: npt.NDArray, columns: npt.NDArray, planes: Po
 
 
 def fill_by_surface(
-    fill: Callable[[Image, BoolMask], Image],
+    fill: Callable[[Image, BoolMask, BoolMask], Image],
     image: Image,
     to_fill: BoolMask,
     labels: npt.NDArray[np.uint8],
@@ -217,8 +217,8 @@ def fill_by_surface(
     """Fills each surface's part of a gap from that surface alone.
 
     Args:
-        fill: a 2-D inpainter: (h, w, 3) uint8 and (h, w) bool to_fill -> (h, w, 3) uint8. It is shown the surroundings of the gap:
-            what lies beyond is another surface's as likely as not.
+        fill: a 2-D inpainter: (h, w, 3) uint8, (h, w) bool to_fill and (h, w) bool donors, which alone may be drawn from ->
+            (h, w, 3) uint8. It is shown the surroundings of the gap: what lies beyond is another surface's as likely as not.
         image: (H, W, 3) uint8.
         to_fill: (H, W) bool.
         labels: (H, W) from `surface_labels`.
@@ -240,7 +240,7 @@ def fill_by_surface(
         # A surface's edge is a mixture of colours.
         donors = ~unusable & (cv2.erode(surface.astype(np.uint8), kernel) > 0)
         donors &= _own_colours(image, surface, donors, scale_pixels(EDGE_PER_1000, result.shape[1]))
-        filled[part] = fill(image, unusable if donors.sum() < LEAST_DONORS else ~donors)[part]
+        filled[part] = fill(image, part, ~unusable if donors.sum() < LEAST_DONORS else donors)[part]
     return result
 
 

@@ -196,17 +196,17 @@ def test_each_surface_is_filled_from_itself_alone(corners):
     image = np.where(shown[..., None] == 0, np.array([200, 40, 40]), np.array([40, 40, 200])).astype(np.uint8)
     seen = []
 
-    def mean_of_the_rest(image, region):
+    def mean_of_donors(image, region, donors):
         seen.append(region)
         filled = image.copy()
-        filled[region] = image[~region].mean(axis=0)
+        filled[region] = image[donors].mean(axis=0)
         return filled
 
     labels = numbers_of(planes)[shown].astype(np.uint8)
     near = np.zeros_like(region)
     near[surroundings(region)] = True
     pure = np.where(near[..., None], image, 0)  # what lies beyond the surroundings is another surface's as likely as not
-    filled = fill_by_surface(mean_of_the_rest, pure, region, labels)
+    filled = fill_by_surface(mean_of_donors, pure, region, labels)
     assert np.array_equal(filled[~region], pure[~region])
     assert (np.abs(filled[region].astype(int) - image[region]).max(axis=1) < 3).mean() > 0.97
     assert len(seen) == 2
@@ -218,8 +218,8 @@ def test_what_is_taken_for_a_surface_near_its_edge_gives_only_the_surfaces_own_c
     labels = (np.roll(shown, 2, axis=0) + 1).astype(np.uint8)  # the edge two rows too low: floor that is taken for wall
     shown_to = {}
 
-    def fill(image, to_fill):
-        shown_to[len(shown_to)] = image[~to_fill]
+    def fill(image, to_fill, donors):
+        shown_to[len(shown_to)] = image[donors]
         return image
 
     fill_by_surface(fill, image, region, labels)
@@ -235,8 +235,8 @@ def test_masked_pixels_give_nothing_to_a_surface(corners):
     valid[:, 55:] = False
     image[~valid] = 255
 
-    def fill(image, to_fill):
-        assert not (image[~to_fill] == 255).any()
+    def fill(image, to_fill, donors):
+        assert not (image[donors] == 255).any()
         return image
 
     fill_by_surface(fill, image, region, (shown + 1).astype(np.uint8), valid)

@@ -173,7 +173,7 @@ def _exported(stage: str, scene: Path, workspace: Any) -> tuple[float, float]:
     pipeline = run.pipeline.setup(device="cpu", test_mode="test")
     checkpoint, begun = restore(run, pipeline), _now()
     if stage == "render":
-        render_layers(pipeline.model, pipeline.datamanager, checkpoint, config)
+        render_layers(pipeline.model, pipeline.datamanager, checkpoint, config, around_object=True)
     else:
         steps = background_steps(None, int(checkpoint.stem.removeprefix("step-")) + 1)
         fit = partial(fit_what_stays, pipeline.model, pipeline.datamanager, steps, config)

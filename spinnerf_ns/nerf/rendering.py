@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import cv2
@@ -12,7 +12,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from spinnerf_ns.conventions import BoolMask, resize_depth, resize_mask, t_to_z
+from spinnerf_ns.conventions import BoolMask, resize_depth, resize_mask, t_to_z, window_around
 from spinnerf_ns.nerf.base_model import LEAST_ACCUMULATION, SpinnerfModel
 from spinnerf_ns.nerf.seg_model import SpinnerfSegModel
 
@@ -105,7 +105,7 @@ def _planar_depth(outputs: dict[str, Tensor], rays) -> Tensor:
 
 
 def render_objectness_and_depth(
-    model: SpinnerfSegModel, camera: Cameras, world_scale: float, downscale: int = 1
+    model: SpinnerfSegModel, camera: Cameras, world_scale: float, downscale: int = 1, around_object: bool = False
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Renders a photo's objectness and its depth.
 
@@ -114,21 +114,49 @@ def render_objectness_and_depth(
         camera: one camera, in the training frame.
         world_scale: training frame's units per world unit.
         downscale: render one pixel in so many per axis and interpolate.
+        around_object: whether depth is read there alone, so that its edges elsewhere may stay coarse.
 
     Returns:
         (H, W) objectness in [0, 1]; (H, W) planar depth with the object in world units, 0 = unknown.
     """
-    rendered = render_sparsely(model, camera, ("objectness", "z"), downscale)
+
+    def near(coarse: dict[str, npt.NDArray[np.float32]]) -> BoolMask:
+        return _around(coarse["objectness"] > OBJECTNESS_EDGE, 0.25)
+
+    rendered = render_sparsely(model, camera, ("objectness", "z"), downscale, near if around_object else None)
     return rendered["objectness"], rendered["z"] / np.float32(world_scale)
 
 
-def render_depth(model: SpinnerfModel, camera: Cameras, world_scale: float, downscale: int = 1) -> npt.NDArray[np.float32]:
-    """(H, W) planar depth in world units, 0 = unknown; arguments as of `render_objectness_and_depth`."""
-    return render_sparsely(model, camera, ("z",), downscale)["z"] / np.float32(world_scale)
+def render_depth(
+    model: SpinnerfModel, camera: Cameras, world_scale: float, downscale: int = 1, region: BoolMask | None = None
+) -> npt.NDArray[np.float32]:
+    """(H, W) planar depth in world units, 0 = unknown; arguments as of `render_objectness_and_depth`.
+
+    Args:
+        region: (H, W) bool: depth is read around it alone, if there is one, so that its edges elsewhere may stay coarse.
+    """
+
+    def near(coarse: dict[str, npt.NDArray[np.float32]]) -> BoolMask:
+        assert region is not None
+        return _around(resize_mask(region, coarse["z"].shape), 1.0)  # there other photos look past the object
+
+    sharp = region is None or not region.any()
+    return render_sparsely(model, camera, ("z",), downscale, None if sharp else near)["z"] / np.float32(world_scale)
+
+
+def _around(region: BoolMask, sides: float) -> BoolMask:
+    """(H, W) bool: the region's bounding box, grown by so many of its longer side."""
+    near = np.zeros_like(region)
+    near[window_around(region, round(sides * max(span.stop - span.start for span in window_around(region))))] = True
+    return near
 
 
 def render_sparsely(
-    model: SpinnerfModel, camera: Cameras, names: Sequence[str], downscale: int = 1
+    model: SpinnerfModel,
+    camera: Cameras,
+    names: Sequence[str],
+    downscale: int = 1,
+    near: Callable[[dict[str, npt.NDArray[np.float32]]], BoolMask] | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Renders a photo coarsely, and in full where that does not say it: at edges of depth and of objectness.
 
@@ -140,6 +168,7 @@ def render_sparsely(
         camera: one camera, in the training frame.
         names: of "objectness" and "z".
         downscale: the finest resolution: one pixel in so many per axis.
+        near: the coarse pictures by name, (h, w) each -> (h, w) bool: where edges of depth are wanted sharp; by default everywhere.
 
     Returns:
         name -> (H, W), in the units of `render_pixels`.
@@ -153,8 +182,11 @@ def render_sparsely(
     else:
         coarse = render_pixels(model, scaled(fine, factor), names)
         rendered = {name: _enlarged(name, values, (height, width)) for name, values in coarse.items()}
-        edges = np.any([_edges(name, values) for name, values in coarse.items()], axis=0)
-        pixels = resize_mask(cv2.dilate(edges.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0, (height, width))
+        edges = {name: _edges(name, values) for name, values in coarse.items()}
+        if near is not None and "z" in edges:
+            edges["z"] &= near(coarse)
+        unsaid = np.any(list(edges.values()), axis=0)
+        pixels = resize_mask(cv2.dilate(unsaid.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0, (height, width))
         for name, values in render_pixels(model, fine, names, pixels).items():
             rendered[name][pixels] = values[pixels]
     return {name: _enlarged(name, values, shape) for name, values in rendered.items()}
@@ -201,11 +233,8 @@ def scaled(camera: Cameras, downscale: int) -> Cameras:
 
 
 def render_objectness(model: SpinnerfSegModel, camera: Cameras, downscale: int = 1) -> npt.NDArray[np.float32]:
-    """(H, W) in [0, 1]: rendered objectness, rendered at 1 / downscale and interpolated."""
-    height, width = int(camera.height), int(camera.width)
-    if downscale > 1:
-        camera = scaled(camera, downscale)
-    return _resized(render_pixels(model, camera, ("objectness",))["objectness"], (height, width))
+    """(H, W) in [0, 1]: rendered objectness, rendered at 1 / downscale, at its edges, and interpolated."""
+    return render_sparsely(model, camera, ("objectness",), downscale)["objectness"]
 
 
 def _resized(values: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDArray[np.float32]:

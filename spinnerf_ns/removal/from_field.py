@@ -42,10 +42,11 @@ def export_field(model: SpinnerfSegModel, manager: SpinnerfSegDataManager, check
     Returns:
         The folder of the object-free capture; with `config.keep`, that of the object alone.
     """
-    render_layers(model, manager, checkpoint, config)
+    steps = background_steps(config.background_steps, int(checkpoint.stem.removeprefix("step-")) + 1)
+    # Without a field of what stays, photos are filled by this one's depth, wherever they look.
+    render_layers(model, manager, checkpoint, config, around_object=config.keep or steps > 0)
     if config.keep:
         return export_kept(manager.capture, manager.workspace, config)
-    steps = background_steps(config.background_steps, int(checkpoint.stem.removeprefix("step-")) + 1)
     if steps > 0:
         fit = partial(fit_what_stays, model, manager, steps, config)
         made_by = {"steps": steps, "stereo": manager.stereo_disparity is not None}
@@ -54,12 +55,15 @@ def export_field(model: SpinnerfSegModel, manager: SpinnerfSegDataManager, check
     return export_removed(manager.capture, manager.workspace, config)
 
 
-def render_layers(model: SpinnerfSegModel, manager: SpinnerfSegDataManager, checkpoint: Path, config: ExportConfig) -> None:
-    """Writes `masks_3d/` and `layers/`."""
+def render_layers(
+    model: SpinnerfSegModel, manager: SpinnerfSegDataManager, checkpoint: Path, config: ExportConfig, around_object: bool
+) -> None:
+    """Writes `masks_3d/` and `layers/`; with `around_object`, depth that is sharp there alone."""
     masks = [manager.mask_file(view) for view in manager.capture.views] if config.keep_outline else []
     inputs = [checkpoint, *(path for path in masks if path is not None)]
     parameters = {"threshold": OBJECTNESS_THRESHOLD, "sure": SURE if config.keep_outline else OBJECTNESS_THRESHOLD}
-    layers = _Layers(model, manager, config)
+    parameters["around_object"] = around_object
+    layers = _Layers(model, manager, config, around_object)
     render_stage(manager.capture, manager.workspace, layers.render, config, inputs, parameters)
     if layers.choice is not None:
         layers.choice.say_photos()
@@ -68,18 +72,21 @@ def render_layers(model: SpinnerfSegModel, manager: SpinnerfSegDataManager, chec
 class _Layers:
     """Renders photos' masks and depth, and chooses between rendered and tracked masks."""
 
-    def __init__(self, model: SpinnerfSegModel, manager: SpinnerfSegDataManager, config: ExportConfig) -> None:
-        self.model, self.manager, self.config = model, manager, config
+    def __init__(
+        self, model: SpinnerfSegModel, manager: SpinnerfSegDataManager, config: ExportConfig, around_object: bool
+    ) -> None:
+        self.model, self.manager, self.config, self.around_object = model, manager, config, around_object
         self.choice: MaskChoice | None = None
         """Made for the first photo: there may be nothing to do."""
 
     def render(self, view: View) -> tuple[BoolMask, npt.NDArray[np.float32], dict[str, Any]]:
         """A view's object mask, its depth with the object, and what is recorded of them."""
         capture = self.manager.capture
+        cameras, scale = capture.cameras([view]), capture.world_scale
         if view.photo in self.manager.workspace.clean_photos:
-            z = render_depth(self.model, capture.cameras([view]), capture.world_scale, self.config.downscale)
+            z = render_depth(self.model, cameras, scale, self.config.downscale)
             return np.zeros(z.shape, bool), z, {"mask": "clean"}
-        objectness, z = render_objectness_and_depth(self.model, capture.cameras([view]), capture.world_scale, self.config.downscale)
+        objectness, z = render_objectness_and_depth(self.model, cameras, scale, self.config.downscale, self.around_object)
         if not self.config.keep_outline:
             return objectness > OBJECTNESS_THRESHOLD, z, {"mask": "field"}
         if self.choice is None:
@@ -123,8 +130,10 @@ def fit_what_stays(
     unsure = (regions(view) | ~view.valid_mask() for view in views)  # what may not be used says nothing of the object
     hull = visual_hull(views, unsure, object_points(manager.workspace, views))
     background.empty_hull(hull, capture.world_to_training)
-    return partial(_depth_of, background, capture, config.downscale)
+    return partial(_depth_of, background, capture, config.downscale, regions)
 
 
-def _depth_of(model: BackgroundModel, capture: Capture, downscale: int, view: View) -> npt.NDArray[np.float32]:
-    return render_depth(model, capture.cameras([view]), capture.world_scale, downscale)
+def _depth_of(
+    model: BackgroundModel, capture: Capture, downscale: int, regions: Regions, view: View
+) -> npt.NDArray[np.float32]:
+    return render_depth(model, capture.cameras([view]), capture.world_scale, downscale, regions(view))

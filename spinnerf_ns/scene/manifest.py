@@ -33,10 +33,10 @@ READABLE = (1, SCHEMA)
 VERSIONS = {
     "track": 1,
     "segment": 1,
-    "render": 2,
-    "background": 2,
+    "render": 3,
+    "background": 3,
     "export": 3,
-    "spinnerf-seg": 1,
+    "spinnerf-seg": 2,
     "spinnerf-inpaint": 2,
 }
 """Stage, or trained method -> the version of its algorithm. Raise it when the same inputs and settings give another result from

@@ -158,6 +158,20 @@ def test_a_sparse_rendering_is_the_full_one_in_fewer_rays(monkeypatch):
     known = exact["z"] > 0
     np.testing.assert_allclose(found["z"][known], exact["z"][known], rtol=2e-4)
     asked.clear()
+    object_mask = exact["objectness"] > 0.5
+    around = rendering.render_depth(None, camera, 1.0, region=object_mask)
+    assert sum(asked) < 0.2 * 1008 * 567
+    rows, columns = np.nonzero(object_mask)
+    near = np.s_[rows.min() - 100 : rows.max() + 100, columns.min() - 100 : columns.max() + 100]
+    np.testing.assert_allclose(around[near], found["z"][near], rtol=1e-6)
+    objectness, with_object = rendering.render_objectness_and_depth(None, camera, 1.0, around_object=True)
+    np.testing.assert_array_equal(objectness, found["objectness"])
+    near = np.s_[rows.min() - 40 : rows.max() + 40, columns.min() - 40 : columns.max() + 40]
+    np.testing.assert_allclose(with_object[near], found["z"][near], rtol=1e-6)
+    asked.clear()
+    nowhere = rendering.render_depth(None, camera, 1.0, region=np.zeros_like(object_mask))
+    np.testing.assert_allclose(nowhere, found["z"], rtol=1e-6)
+    asked.clear()
     small = Cameras(camera_to_worlds=pose, fx=300.0, fy=300.0, cx=150.0, cy=80.0, width=300, height=160)
     rendering.render_sparsely(None, small, ("z",))
     assert asked == [300 * 160], "a small photo is rendered in full"

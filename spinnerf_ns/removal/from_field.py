@@ -72,9 +72,7 @@ def render_layers(
 class _Layers:
     """Renders photos' masks and depth, and chooses between rendered and tracked masks."""
 
-    def __init__(
-        self, model: SpinnerfSegModel, manager: SpinnerfSegDataManager, config: ExportConfig, around_object: bool
-    ) -> None:
+    def __init__(self, model: SpinnerfSegModel, manager: SpinnerfSegDataManager, config: ExportConfig, around_object: bool) -> None:
         self.model, self.manager, self.config, self.around_object = model, manager, config, around_object
         self.choice: MaskChoice | None = None
         """Made for the first photo: there may be nothing to do."""
@@ -133,7 +131,5 @@ def fit_what_stays(
     return partial(_depth_of, background, capture, config.downscale, regions)
 
 
-def _depth_of(
-    model: BackgroundModel, capture: Capture, downscale: int, regions: Regions, view: View
-) -> npt.NDArray[np.float32]:
+def _depth_of(model: BackgroundModel, capture: Capture, downscale: int, regions: Regions, view: View) -> npt.NDArray[np.float32]:
     return render_depth(model, capture.cameras([view]), capture.world_scale, downscale, regions(view))

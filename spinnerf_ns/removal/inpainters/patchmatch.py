@@ -74,9 +74,7 @@ class PatchMatchInpainter(PhotoInpainter):
         return filled
 
 
-def _pieces(
-    to_fill: BoolMask, known: BoolMask, surroundings: float, patch: int
-) -> Iterator[tuple[tuple[slice, slice], BoolMask]]:
+def _pieces(to_fill: BoolMask, known: BoolMask, surroundings: float, patch: int) -> Iterator[tuple[tuple[slice, slice], BoolMask]]:
     """Connected parts of the gap, each in a window with its surroundings, largest first."""
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(to_fill.astype(np.uint8), connectivity=8)
     for label in sorted(range(1, count), key=lambda label: -statistics[label, cv2.CC_STAT_AREA]):

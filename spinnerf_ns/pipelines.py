@@ -259,6 +259,7 @@ class SpinnerfSegPipeline(SpinnerfPipeline):
         manager = self.datamanager
         choice = MaskChoice(self.model, manager)
         cameras = manager.train_dataset.cameras
+        say(f"Masks of the training photos are rendered at 1/{self.config.mask_round_downscale} of their size")
         for index in track(range(len(cameras)), "Refining masks", transient=True):
             objectness = render_objectness(self.model, cameras[index : index + 1], self.config.mask_round_downscale)
             if not (objectness > OBJECTNESS_THRESHOLD).any():

@@ -8,7 +8,7 @@ import pickle
 import random
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,9 @@ KEY_FILE = "spinnerf_key.json"
 NEVER = 1 << 60
 """A step that no run reaches."""
 
+PAUSE = 8.0
+"""Times of a usual step from which a time between two steps is no step's."""
+
 
 @dataclass
 class Run:
@@ -40,6 +43,8 @@ class Run:
     """Its config.yml, what stock commands take as --load-config."""
     seconds: float
     """How long its training took, export at its end included; 0 for a run found on disk."""
+    step_ends: tuple[float, ...] = ()
+    """Moments at which its steps ended, in seconds since whenever; none for a run found on disk."""
 
 
 def method_config(name: str) -> TrainerConfig:
@@ -254,11 +259,24 @@ def train(config: TrainerConfig, data: Path, output_dir: Path, name: str, key: M
     writer.GLOBAL_BUFFER.clear()
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
-    seconds = _train_with_progress(trainer)
+    seconds, step_ends = _train_with_progress(trainer)
     config_path = config.get_base_dir() / "config.yml"
     if digest is not None:
         write_json(config_path.parent / KEY_FILE, {"sha256": digest})
-    return Run(config_path, seconds)
+    return Run(config_path, seconds, step_ends)
+
+
+def mean_step(moments: Sequence[float]) -> float:
+    """Mean time between steps, from the moments at which they ended; what takes `PAUSE` times as long as most is no step.
+
+    Example:
+        >>> mean_step([10.0, 11.0, 12.0, 52.0, 53.5])
+        1.1666666666666667
+    """
+    gaps = np.diff(np.asarray(moments, np.float64))
+    if len(gaps) == 0:
+        return 0.0
+    return float(gaps[gaps <= PAUSE * np.median(gaps)].mean())
 
 
 def find(folder: Path, digest: str) -> Path | None:
@@ -289,8 +307,8 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _train_with_progress(trainer: Trainer) -> float:
-    """Runs the trainer's loop under a progress bar; seconds that it took."""
+def _train_with_progress(trainer: Trainer) -> tuple[float, tuple[float, ...]]:
+    """Runs the trainer's loop under a progress bar; seconds that it took, and when its steps ended."""
     import time
 
     from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
@@ -299,10 +317,12 @@ def _train_with_progress(trainer: Trainer) -> float:
     total = trainer.config.max_num_iterations
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     start = time.monotonic()
+    ends: list[float] = []
     with Progress(*columns, console=CONSOLE) as progress:
         task = progress.add_task(f"Training {trainer.config.method_name}", total=total)
 
         def advance(step: int) -> None:
+            ends.append(time.monotonic())
             progress.update(task, completed=step + 1)
             if step + 1 >= total:
                 progress.stop()  # what follows training (an export) has bars of its own
@@ -311,4 +331,4 @@ def _train_with_progress(trainer: Trainer) -> float:
             TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], advance, update_every_num_iters=1)
         )
         trainer.train()
-    return time.monotonic() - start
+    return time.monotonic() - start, tuple(ends)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -16,6 +16,10 @@ from spinnerf_ns.executor import Executor
 from spinnerf_ns.removal.config import ExportConfig
 from spinnerf_ns.removal.inpainters.choice import AUTO
 from spinnerf_ns.removal.plan import NEEDS_BACKGROUND, make_inpainter
+
+if TYPE_CHECKING:
+    from spinnerf_ns.cli.budgeted import Budget
+    from spinnerf_ns.scene.workspace import Workspace
 
 
 @dataclass
@@ -38,6 +42,9 @@ class Remove:
     """Iterations of the segmentation stage; by default the method's."""
     inpaint_steps: int | None = None
     """Iterations of the inpainting stage; by default the method's."""
+    minutes: float | None = None
+    """How long all of it may take. Steps, the width at which depth is measured and the resolution at which masks and depth are
+    rendered are then chosen by what this machine is measured to do; those that are given stay as they are. Of --scenes, each."""
 
     scenes: Path | None = None
     """A list of scenes in place of --data: a line each, its folder and what is pointed at in it, as on the command line. All other
@@ -94,10 +101,38 @@ def remove(command: Remove) -> Path:
         make_inpainter(command.export)  # what it needs and is not here is said now, not after the training
     workspace = Workspace.open(command.segment.data, command.segment.workspace)
     with workspace.lock(), logged(workspace.log):
-        return _remove(command)
+        budget = None if command.minutes is None else _budget(command, workspace)
+        done = _remove(command, budget)
+        if budget is not None:
+            budget.end()
+        return done
 
 
-def _remove(command: Remove) -> Path:
+def _budget(command: Remove, workspace: Workspace) -> Budget:
+    """The time there is, after the first decision. What is wrong with the input is said before anything is measured.
+
+    Raises:
+        SpinnerfError: no time; bad input; an export stands that was made otherwise.
+    """
+    from spinnerf_ns.cli.budgeted import Budget
+    from spinnerf_ns.cli.segment import in_used_pixels
+    from spinnerf_ns.scene.check import checked_capture
+
+    if command.minutes is not None and not 0 < command.minutes < float("inf"):
+        raise SpinnerfError(f"--minutes {command.minutes:g}: a time above 0 was expected, such as --minutes 5")
+    segment = command.segment
+    request = segment.request()
+    segment.backends()
+    segment.stereo_options()
+    capture = checked_capture(segment.data, segment.workspace, segment.skip_missing)
+    if isinstance(request, list):
+        in_used_pixels(capture, request)
+    budget = Budget(command, workspace, capture)
+    budget.begin()
+    return budget
+
+
+def _remove(command: Remove, budget: Budget | None) -> Path:
     from nerfstudio.utils.rich_utils import CONSOLE
 
     from spinnerf_ns.hints import say
@@ -107,6 +142,7 @@ def _remove(command: Remove) -> Path:
     from spinnerf_ns.scene.manifest import version_of
     from spinnerf_ns.scene.removed import TRANSFORMS
     from spinnerf_ns.scene.workspace import Workspace
+    from spinnerf_ns.stereo.maps import stereo_if_possible
 
     workspace = Workspace.open(command.segment.data, command.segment.workspace)
     if command.export.reference_view is not None:
@@ -116,7 +152,13 @@ def _remove(command: Remove) -> Path:
     CONSOLE.rule(f"1/{last} masks in every photo")
     command.segment.main()
     workspace = Workspace.open(command.segment.data, command.segment.workspace)
-    cameras = load_capture(command.segment.data, skipped=workspace.skipped).digest
+    capture = load_capture(command.segment.data, skipped=workspace.skipped)
+    cameras = capture.digest
+    options = command.segment.stereo_options()
+    if options is not None:  # a tracker that does without depth has not had it measured
+        stereo_if_possible(capture, workspace, options=options)
+    if budget is not None:
+        budget.before_training()
     masks = sorted(workspace.masks_2d.rglob("*.png"))
 
     CONSOLE.rule(f"2/{last} masks that agree in 3-D")
@@ -132,6 +174,8 @@ def _remove(command: Remove) -> Path:
     inputs = key(masks=content_hash(masks, workspace.masks_2d))
     seg = train(config, command.segment.data, workspace.root / "runs", "remove", inputs)
 
+    if budget is not None:
+        budget.before_export(seg)
     CONSOLE.rule("3/3 the object alone" if command.export.keep else "3/4 photos and depth without the object")
     from spinnerf_ns.pipelines import export_run, said_of_export
     from spinnerf_ns.removal.config import BACKGROUND
@@ -143,6 +187,8 @@ def _remove(command: Remove) -> Path:
             say(line)
         return removed
 
+    if budget is not None:
+        budget.before_inpainting(removed)
     CONSOLE.rule("4/4 the field without the object")
     config = method_config(f"spinnerf-inpaint{suffix}")
     if command.inpaint_steps is not None:

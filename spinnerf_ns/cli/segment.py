@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from spinnerf_ns.scene.capture import Capture
     from spinnerf_ns.scene.workspace import Workspace
     from spinnerf_ns.segmentation.prompts import Prompt, Segmenter, Tracker
+    from spinnerf_ns.stereo.dense import StereoOptions
 
 COMMAND = "segment"
 
@@ -71,6 +72,8 @@ class Pointing:
     """Photos of the capture that show the same place without the object (taken later, posed with the others): the object is not
     looked for in them, and what it hides in the others is taken from them. Names, patterns ("later/*"), folders of the capture, or
     a .txt file with a name in each line. Kept in the workspace."""
+    stereo_width: int | None = None
+    """Depth is measured on photos so many pixels wide; by default as the depth that is there was, else as is best."""
     workspace: Path | None = None
     """Where to write. Default: <data>/spinnerf."""
     skip_missing: bool = False
@@ -93,16 +96,19 @@ class Pointing:
 
         from spinnerf_ns.hints import say
         from spinnerf_ns.scene.check import checked_capture
+        from spinnerf_ns.scene.view import said_of_photos
         from spinnerf_ns.scene.workspace import Workspace
         from spinnerf_ns.segmentation.clean_photos import unless_refused
         from spinnerf_ns.segmentation.segment import PREVIEW, STAGE, lost_photos, segment_capture
 
         request = self.request()
         segmenter, tracker = self.backends()
+        stereo = self.stereo_options()
         capture = checked_capture(self.data, self.workspace, self.skip_missing, say)
         workspace = Workspace.open(self.data, self.workspace)
         with unless_refused(workspace):
             self.name_clean_photos(capture, workspace, request)
+            say(f"Segmenting {said_of_photos(workspace.views_with_object(capture))}")
             if self.text is not None:
                 request = self.find_text(capture, workspace)
             elif isinstance(request, list):
@@ -111,7 +117,7 @@ class Pointing:
                     say(line)
             segment_capture(
                 capture, workspace, request, segmenter, tracker, self.overwrite, self.allow_large_mask, self.objects,
-                mask_id=self.chosen_id(),
+                mask_id=self.chosen_id(), stereo=stereo,
             )  # fmt: skip
         count, lost = len(workspace.records(STAGE)), lost_photos(workspace)
         text = f"{workspace.masks_2d}: {count - len(lost)} masks"
@@ -170,6 +176,22 @@ class Pointing:
             options = registry.parse_options(name, texts) if texts and name != AUTO else dict.fromkeys(texts)
             made.append(choose(registry, name, options) if options else name)
         return made[0], made[1]
+
+    def stereo_options(self) -> StereoOptions | None:
+        """How depth is measured; None: as it was, or by default.
+
+        Raises:
+            SpinnerfError: a width at which nothing can be measured.
+        """
+        if self.stereo_width is None:
+            return None
+        from spinnerf_ns.stereo.dense import LEAST_WIDTH, StereoOptions
+
+        if self.stereo_width < LEAST_WIDTH:
+            raise SpinnerfError(
+                f"--stereo-width {self.stereo_width}: {LEAST_WIDTH} or more was expected; leave it out for {StereoOptions.width}"
+            )
+        return StereoOptions(width=self.stereo_width)
 
     def find_text(self, capture: Capture, workspace: Workspace) -> list[Prompt]:
         """Boxes around what the words mean; asks at the terminal, if there is one, where they may mean several things.

@@ -66,8 +66,8 @@ class ExportConfig:
     """Whether masked pixels whose background other photos show are filled from there before anything is inpainted."""
     depth_tolerance: float = 0.01
     """Relative difference of depth up to which another photo is taken to show the same background."""
-    downscale: int = _elsewhere(1, "counts where masks and depth are rendered")
-    """Render masks and depth at 1/N of the photos' resolution and interpolate; for CPUs."""
+    downscale: int | None = _elsewhere(None, "counts where masks and depth are rendered")
+    """Render masks and depth at 1/N of the photos' resolution and interpolate, for CPUs; by default at all of it."""
     workers: int | None = _elsewhere(None, "the result is the same with any number")
     """Processes that share the photos; by default as many as there are cores and memory for, where the inpainter uses one core."""
     keep: bool = _elsewhere(False, "another folder is written")
@@ -75,6 +75,11 @@ class ExportConfig:
     object transparent, to kept/ in the workspace; nothing is inpainted."""
     overwrite: bool = _elsewhere(False, "says what may be replaced, not by what")
     """Whether an earlier export with other settings is replaced."""
+
+    @property
+    def rendered_at(self) -> int:
+        """N of 1/N of the photos' resolution at which masks and depth are rendered."""
+        return 1 if self.downscale is None else self.downscale
 
     def settings(self) -> dict[str, Any]:
         """The options that the object-free capture depends on, beside the masks and depths that it is made from."""

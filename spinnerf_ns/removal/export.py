@@ -27,7 +27,7 @@ from spinnerf_ns.scene.capture import Capture
 from spinnerf_ns.scene.points import SparsePoints
 from spinnerf_ns.scene.removed import RemovedWriter
 from spinnerf_ns.scene.stage import Stage
-from spinnerf_ns.scene.view import View, pictures
+from spinnerf_ns.scene.view import View, pictures, sizes_of
 from spinnerf_ns.scene.workspace import REFERENCE, REFERS, Workspace
 from spinnerf_ns.stereo.points import points_of
 from spinnerf_ns.workers import Workers, worker_count
@@ -61,10 +61,11 @@ def render_stage(
     """
     masks, layers = workspace.masks_3d, workspace.root / "layers"
     views, clean = _views(capture, workspace)
-    parameters = {"downscale": config.downscale, **parameters, **_naming(clean)}
+    parameters = {"downscale": config.rendered_at, **parameters, **_naming(clean)}
     with workspace.stage("render", parameters, inputs, [masks, layers], config.overwrite, capture) as stage:
         if stage.fresh:
             return
+        say(f"Masks and depth are rendered {_at(views, config)}")
         for view in track(views, "Rendering masks and depth"):
             if stage.done(view.photo):
                 continue
@@ -91,7 +92,7 @@ def background_stage(
     """
     views, clean = _views(capture, workspace)
     folder = workspace.root / BACKGROUND
-    parameters = {"dilation": config.dilation, "least_dilation": LEAST_DILATION, "downscale": config.downscale, **parameters}
+    parameters = {"dilation": config.dilation, "least_dilation": LEAST_DILATION, "downscale": config.rendered_at, **parameters}
     parameters |= _naming(clean)
     inputs = [*pictures(views), *(object_mask_path(workspace, view) for view in views)]
     inputs += [clean_path(workspace, photo) for photo in sorted(clean)]
@@ -103,6 +104,7 @@ def background_stage(
             return removed_region(workspace, view, config)
 
         render = fit(region, stage.folder(folder) / "field.pt")
+        say(f"Depth without the object is rendered {_at(views, config)}")
         for view in track(views, "Rendering depth"):
             save_depth(stage.folder(folder) / "depths" / f"{view.photo}.npy", render(view))
             stage.record(view.photo)
@@ -117,6 +119,13 @@ def _views(capture: Capture, workspace: Workspace) -> tuple[list[View], set[str]
 def _naming(clean: set[str]) -> dict[str, list[str]]:
     """What a stage's parameters say of clean photos; nothing where there are none, as before there were any."""
     return {"clean_photos": sorted(clean)} if clean else {}
+
+
+def _at(views: Sequence[View], config: ExportConfig) -> str:
+    """At which size photos are rendered, in words."""
+    if config.rendered_at == 1:
+        return f"at the photos' {sizes_of(views)}"
+    return f"at {sizes_of(views, scale=1 / config.rendered_at)}, 1/{config.rendered_at} of the photos' {sizes_of(views)}"
 
 
 def object_points(workspace: Workspace, views: Sequence[View]) -> npt.NDArray[np.float64]:
@@ -158,6 +167,7 @@ def export_removed(capture: Capture, workspace: Workspace, config: ExportConfig)
         writer = RemovedWriter(
             capture, stage.folder(workspace.removed), workspace.truth_photos, points, config.invention, plan.clean
         )
+        say(f"Photos and depth without the object are written at the photos' {sizes_of(plan.views)}")
         unfinished = [index for index, view in enumerate(plan.views) if not stage.done(view.photo)]
         if unfinished:
             _clean(plan, config, unfinished, writer, stage)

@@ -82,9 +82,9 @@ class _Layers:
         capture = self.manager.capture
         cameras, scale = capture.cameras([view]), capture.world_scale
         if view.photo in self.manager.workspace.clean_photos:
-            z = render_depth(self.model, cameras, scale, self.config.downscale)
+            z = render_depth(self.model, cameras, scale, self.config.rendered_at)
             return np.zeros(z.shape, bool), z, {"mask": "clean"}
-        objectness, z = render_objectness_and_depth(self.model, cameras, scale, self.config.downscale, self.around_object)
+        objectness, z = render_objectness_and_depth(self.model, cameras, scale, self.config.rendered_at, self.around_object)
         if not self.config.keep_outline:
             return objectness > OBJECTNESS_THRESHOLD, z, {"mask": "field"}
         if self.choice is None:
@@ -128,7 +128,7 @@ def fit_what_stays(
     unsure = (regions(view) | ~view.valid_mask() for view in views)  # what may not be used says nothing of the object
     hull = visual_hull(views, unsure, object_points(manager.workspace, views))
     background.empty_hull(hull, capture.world_to_training)
-    return partial(_depth_of, background, capture, config.downscale, regions)
+    return partial(_depth_of, background, capture, config.rendered_at, regions)
 
 
 def _depth_of(model: BackgroundModel, capture: Capture, downscale: int, regions: Regions, view: View) -> npt.NDArray[np.float32]:

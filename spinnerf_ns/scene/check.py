@@ -14,13 +14,14 @@ from typing import Literal
 import numpy as np
 import torch
 
-from spinnerf_ns.decoding import check_photo, photo_orientation, photo_size
+from spinnerf_ns.decoding import check_photo, photo_orientation
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.hints import command
 from spinnerf_ns.scene.capture import Capture, load_capture
 from spinnerf_ns.scene.find import best_colmap_model, colmap_models, kind_of, mended_source, read_frames, unusable_photos
 from spinnerf_ns.scene.frames import look_away
 from spinnerf_ns.scene.source import PHOTO_SUFFIXES, pose_again
+from spinnerf_ns.scene.view import full_size
 from spinnerf_ns.scene.workspace import Workspace
 
 Level = Literal["error", "warning", "ok"]
@@ -233,9 +234,8 @@ def _photos(check: Check, capture: Capture, workspace: Workspace) -> None:
     counts = ", ".join(f"{len(capture.split(split))} {split}" for split in ("train", "val", "test"))
     check.add("ok", "photos", f"{text}; {counts}")
     folder = views[0].path.parent
-    full = folder.parent / "images" / views[0].path.name
-    if folder.name.startswith("images_") and full.is_file():
-        size = photo_size(full)
+    size = full_size(views[0])
+    if size is not None:
         check.add("ok", "resolution", f"{folder.name}/ is used, at {views[0].width}x{views[0].height} of {size[0]}x{size[1]}")
     elif max(sizes[-1]) > 2000:
         check.add("warning", "resolution", f"{sizes[-1][0]}x{sizes[-1][1]} is used; copies of half the size in images_2/ would be")

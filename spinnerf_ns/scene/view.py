@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spinnerf_ns.conventions import BoolMask, Image
-from spinnerf_ns.decoding import OPAQUE, has_alpha, read_photo
+from spinnerf_ns.decoding import OPAQUE, has_alpha, photo_size, read_photo
 from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_valid_mask
 
@@ -90,6 +90,38 @@ class View:
         if alpha is not None and self.alpha_color is not None:
             image = _over(image, alpha, self.alpha_color)
         return image, alpha
+
+
+def sizes_of(views: Sequence[View], width: float | None = None, scale: float = 1.0) -> str:
+    """The photos' sizes in words: "384x288", "384x288 and 192x144", "384x288 to 64x48 (5 sizes)".
+
+    Args:
+        views: the photos.
+        width: what they are worked on at, if that is narrower than they are.
+        scale: what they are worked on at, of their own size.
+    """
+    sizes = set()
+    for view in views:
+        factor = scale if width is None else min(1.0, width / view.width)
+        sizes.add((max(1, round(view.width * factor)), max(1, round(view.height * factor))))
+    words = [f"{across}x{down}" for across, down in sorted(sizes, reverse=True)]
+    return " and ".join(words) if len(words) <= 2 else f"{words[0]} to {words[-1]} ({len(words)} sizes)"
+
+
+def full_size(view: View) -> tuple[int, int] | None:
+    """(width, height) of the photo that a downscaled copy (images_N/) stands for; None where the photo itself is used."""
+    folder = view.path.parent
+    full = folder.parent / "images" / view.path.name
+    return photo_size(full) if folder.name.startswith("images_") and full.is_file() else None
+
+
+def said_of_photos(views: Sequence[View]) -> str:
+    """How many photos are used, and at which size, in words."""
+    if not views:
+        return "no photos"
+    text, full = f"{len(views)} photos of {sizes_of(views)}", full_size(views[0])
+    folder = views[0].path.parent.name
+    return text if full is None else f"{text}, from {folder}/ (the photos are {full[0]}x{full[1]})"
 
 
 def pictures(views: Iterable[View]) -> list[Path]:

@@ -23,6 +23,7 @@ from spinnerf_ns.segmentation.segmenters import SEGMENTERS
 from spinnerf_ns.segmentation.sources import ObjectMasks, Request, read_request, source_masks
 from spinnerf_ns.segmentation.trackers import TRACKERS
 from spinnerf_ns.segmentation.tracking import Tracked, track_with_bar, united
+from spinnerf_ns.stereo.dense import StereoOptions
 from spinnerf_ns.stereo.maps import load_stereo, stereo_if_possible, stereo_of
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def segment_capture(
     objects: Sequence[str] = (),
     made: tuple[ObjectMasks, Tracked] | None = None,
     mask_id: int | None = None,
+    stereo: StereoOptions | None = None,
 ) -> Workspace:
     """Makes an object mask for every photo that shows the object.
 
@@ -74,6 +76,7 @@ def segment_capture(
         made: the masks of the prompts, and all masks, where they were made before, from the same prompts and with the same
             backends (by the page).
         mask_id: which id is meant of a folder of id maps.
+        stereo: how depth is measured, for trackers that follow it; as `stereo_of` takes it.
 
     Returns:
         The workspace.
@@ -111,9 +114,7 @@ def segment_capture(
     said = [set(ready)] if ready else [{p.view for p in prompts if p.object == one.object} for one in prompts]
     segmenter = _chosen(SEGMENTERS, segmenter, recorded, pointed)
     to_track = any(view.photo not in photos for view in views for photos in said)
-    tracker = _chosen(
-        TRACKERS, tracker, recorded, to_track, lambda: "geometry" if stereo_if_possible(capture, workspace) else "flow"
-    )
+    tracker = _chosen(TRACKERS, tracker, recorded, to_track, lambda: _embedded(capture, workspace, stereo))
     if hasattr(segmenter, "cache_folder"):
         segmenter.cache_folder = workspace.root / EMBEDDINGS
     files = [*ready.values(), *(p.mask_path for p in prompts if p.mask_path is not None)]
@@ -127,7 +128,7 @@ def segment_capture(
         **({} if mask_id is None else {"mask_id": mask_id}),
     }
     inputs = list(dict.fromkeys([*(view.path for view in views), *files]))
-    if to_track and give_depth(tracker, capture, workspace, views):
+    if to_track and give_depth(tracker, capture, workspace, views, stereo):
         inputs.append(workspace.stereo)
     # Both are asked for an overwrite before either writes.
     folder = workspace.root / OBJECTS
@@ -264,9 +265,15 @@ def _chosen(
     return choose(registry, backend, recorded=(recorded.get(registry.kind) or {}).get("name"), embedded=embedded)
 
 
-def give_depth(tracker: Any, capture: Capture, workspace: Workspace, views: Sequence[View]) -> bool:
+def _embedded(capture: Capture, workspace: Workspace, stereo: StereoOptions | None) -> str:
+    return "geometry" if stereo_if_possible(capture, workspace, options=stereo) else "flow"
+
+
+def give_depth(
+    tracker: Any, capture: Capture, workspace: Workspace, views: Sequence[View], stereo: StereoOptions | None = None
+) -> bool:
     """Lets a tracker that carries masks by depth have it: measured, if it was not yet. Whether it has."""
-    if not hasattr(tracker, "place") or not stereo_of(capture, workspace):
+    if not hasattr(tracker, "place") or not stereo_of(capture, workspace, stereo):
         return False
     tracker.place(views, lambda photo: load_stereo(workspace, photo))
     return True

@@ -48,6 +48,8 @@ class StereoOptions:
     """Price of a plane away from what the sweep found."""
 
 
+LEAST_WIDTH = 64
+"""Narrower photos say nothing of a depth."""
 FEWEST_PLANES = 32
 COARSE_WIDTH = 126
 COARSE_PLANES = 96

@@ -22,7 +22,7 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import atomic_path, load_depth, save_depth, write_png
 from spinnerf_ns.hints import say
 from spinnerf_ns.scene.camera_path import order_along_path
-from spinnerf_ns.scene.view import pictures
+from spinnerf_ns.scene.view import pictures, sizes_of
 from spinnerf_ns.stereo.consistency import believed, cross_check
 from spinnerf_ns.stereo.dense import StereoOptions, Sweeper
 from spinnerf_ns.stereo.neighbours import choose_neighbours
@@ -80,7 +80,7 @@ def stereo_of(
     Args:
         capture: the capture. Its object-free photos are left out: they show another scene.
         workspace: where it is kept. A run that was killed goes on where it was.
-        options: how.
+        options: how; None: as the depth that stands was measured, else as `StereoOptions` says.
         points: sparse points, which say how far content lies; without them that is found from the poses.
         overwrite: whether depth that was measured otherwise is replaced.
         most_seconds: how long it may take; where the first photos say that it would take longer, it is left, with a line.
@@ -92,12 +92,10 @@ def stereo_of(
     Raises:
         SpinnerfError: a photo cannot be read or projected.
     """
-    options = options or StereoOptions()
-    free = set(workspace.object_free)
-    views = [view for view in capture.views if view.photo not in free]
+    options = options or standing_options(workspace) or StereoOptions()
+    views = _used(capture, workspace)
     if len(views) < LEAST_PHOTOS:
         return False
-    views = [views[index] for index in order_along_path(views)]
     depth = None if points is None else content_depth(views, points)
     parameters = {
         "version": VERSION,
@@ -108,6 +106,7 @@ def stereo_of(
         with workspace.stage(STAGE, parameters, pictures(views), [workspace.stereo], overwrite, capture) as stage:
             if not stage.fresh:
                 folder = stage.folder(workspace.stereo)
+                say(f"Depth of {len(views)} photos is measured at {sizes_of(views, options.width)} (photos of {sizes_of(views)})")
                 _Run(views, options, parameters["depth"], folder, most_seconds, progress).make(stage)
                 shutil.rmtree(folder / RAW, ignore_errors=True)
     except _TooLong as error:
@@ -116,13 +115,62 @@ def stereo_of(
     return has_stereo(workspace)
 
 
-def stereo_if_possible(capture: Capture, workspace: Workspace, progress: Callable[[int, int], None] | None = None) -> bool:
+def stereo_if_possible(
+    capture: Capture,
+    workspace: Workspace,
+    progress: Callable[[int, int], None] | None = None,
+    options: StereoOptions | None = None,
+) -> bool:
     """`stereo_of` for what can do without: it takes at most `MOST_SECONDS`, and whatever is in its way is said in one line."""
     try:
-        return stereo_of(capture, workspace, most_seconds=MOST_SECONDS, progress=progress)
+        return stereo_of(capture, workspace, options, most_seconds=MOST_SECONDS, progress=progress)
     except (SpinnerfError, OSError) as error:
         say(f"Dense depth can't be measured, and is left out: {error}")
         return False
+
+
+def standing_options(workspace: Workspace) -> StereoOptions | None:
+    """How the depth that a workspace has was measured, as far as that is anybody's choice: at which width. None without any."""
+    parameters = workspace.manifest["stages"].get(STAGE, {}).get("parameters")
+    options = parameters.get("options") if isinstance(parameters, dict) else None
+    width = options.get("width") if isinstance(options, dict) else None
+    return StereoOptions(width=width) if isinstance(width, int) and width > 0 else None
+
+
+def sample_seconds(
+    capture: Capture, workspace: Workspace, widths: Sequence[int], clock: Callable[[], float] = time.perf_counter
+) -> list[tuple[float, float]]:
+    """How long the depth of one photo takes, that in the middle of the camera path; nothing is kept.
+
+    Args:
+        widths: pixels of width at which it is measured.
+        clock: seconds.
+
+    Returns:
+        Per width the megapixels that were worked on, and seconds; none where there are too few photos.
+
+    Raises:
+        SpinnerfError: a photo cannot be read.
+    """
+    views = _used(capture, workspace)
+    if len(views) < LEAST_PHOTOS:
+        return []
+    found, depth = [], None
+    for width in [*widths[:1], *widths]:  # the first time, kernels are loaded and neighbours read
+        cameras = [pinhole(view, width) for view in views]
+        greys: _Kept[Floats] = _Kept(lambda index, cameras=cameras: read_grey(views[index], cameras[index])[0])
+        sweeper = Sweeper(cameras, greys, StereoOptions(width=width), depth)
+        depth, middle = sweeper.depth, len(views) // 2
+        begun = clock()
+        sweeper.measure(middle)
+        found.append((cameras[middle].width * cameras[middle].height / 1e6, clock() - begun))
+    return found[1:]
+
+
+def _used(capture: Capture, workspace: Workspace) -> list[View]:
+    """Photos that show the object, along the camera path."""
+    views = workspace.views_with_object(capture)
+    return [views[index] for index in order_along_path(views)] if len(views) >= LEAST_PHOTOS else views
 
 
 class _TooLong(Exception):

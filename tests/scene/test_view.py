@@ -12,6 +12,7 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.nerf.data.dataset import AnnotatedDataset
 from spinnerf_ns.scene.capture import Capture, capture_from_dataparser, load_capture
 from spinnerf_ns.scene.find import find_dataparser
+from spinnerf_ns.scene.view import View, full_size, said_of_photos, sizes_of
 from tests.scene.captures import SIZE, make_capture, read_meta, write_transforms
 
 WIDTH, HEIGHT = SIZE
@@ -159,3 +160,31 @@ def test_a_photo_cut_short_is_named(tmp_path) -> None:
     view.path.write_bytes(view.path.read_bytes()[:-500])
     with pytest.raises(SpinnerfError, match="p0.png: this photo is cut short"):
         view.read_image()
+
+
+# ----------------------------------------------------------------------------------------------------------------- in words
+def sized(*sizes: tuple[int, int], folder: Path = Path("images")) -> list[View]:
+    """Views of which nothing but size and file are of interest."""
+    return [
+        View(f"p{number}", folder / f"p{number}.png", *size, 1, 1, 1, 1, np.zeros(6), "OPENCV", np.eye(4)[:3], frozenset())
+        for number, size in enumerate(sizes)
+    ]
+
+
+def test_sizes_in_words():
+    assert sizes_of(sized((384, 288), (384, 288))) == "384x288"
+    assert sizes_of(sized((192, 144), (384, 288))) == "384x288 and 192x144"
+    assert sizes_of(sized((40, 30), (4, 3), (20, 20))) == "40x30 to 4x3 (3 sizes)"
+    assert sizes_of(sized((384, 288)), scale=1 / 4) == "96x72"
+    assert sizes_of(sized((1008, 567), (300, 200)), width=504) == "504x284 and 300x200", "a narrow photo is as it is"
+
+
+def test_a_downscaled_copy_is_said_with_the_photo_that_it_stands_for(tmp_path):
+    for name, size in (("images", (64, 48)), ("images_2", (32, 24))):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", size).save(tmp_path / name / "p0.png")
+    assert said_of_photos(sized((32, 24), folder=tmp_path / "images_2")) == (
+        "1 photos of 32x24, from images_2/ (the photos are 64x48)"
+    )
+    assert said_of_photos(sized((64, 48), folder=tmp_path / "images")) == "1 photos of 64x48"
+    assert full_size(sized((64, 48), folder=tmp_path / "images")[0]) is None

@@ -257,3 +257,33 @@ def test_neighbours_lie_on_different_sides_and_at_an_angle(measured):
         around.append(type(camera)(96, 72, camera.matrix, pose[:3, :3].T * np.array([1, -1, -1.0])[:, None], pose[:3, 3]))
     assert all(min((i - 5) % 24, (5 - i) % 24) <= 2 for i in choose_neighbours(around, 5, 3.0, 4)), "around a circle: by angle"
     assert abs(axes_depth(around) - 3) < 0.3
+
+
+def test_depth_that_stands_is_taken_at_the_width_at_which_it_was_measured(measured):
+    """Whoever does not care finds it done; whoever asks for another width has it measured again."""
+    capture, workspace = measured
+    narrow = Workspace.open(capture.data, workspace.root.with_name("narrow"))
+    assert stereo_of(capture, narrow, StereoOptions(width=64))
+    written = {path: path.stat().st_mtime_ns for path in narrow.stereo.rglob("*.npy")}
+    assert maps.standing_options(narrow) == StereoOptions(width=64) and maps.stereo_if_possible(capture, narrow)
+    assert {path: path.stat().st_mtime_ns for path in narrow.stereo.rglob("*.npy")} == written
+    assert load_stereo(narrow, capture.views[0].photo).z.shape[1] == 64
+    assert maps.standing_options(Workspace.open(capture.data, workspace.root.with_name("none"))) is None
+
+
+def test_one_photos_time_is_taken_at_several_widths_and_nothing_is_kept(measured):
+    capture, _ = measured
+    empty = Workspace.open(capture.data, capture.data / "empty")
+    ticks = iter([0.0, 9.0, 10.0, 11.0, 20.0, 24.0])  # the first time does not count
+    samples = maps.sample_seconds(capture, empty, (64, 96), lambda: next(ticks))
+    assert [seconds for _, seconds in samples] == [1.0, 4.0]
+    assert samples[0][0] < samples[1][0] <= 96 * 96 / 1e6
+    assert not empty.root.exists()
+
+
+def test_a_width_at_which_nothing_is_seen_is_refused(tmp_path):
+    from spinnerf_ns.cli.segment import Pointing
+
+    with pytest.raises(SpinnerfError, match="--stereo-width 8: 64 or more"):
+        Pointing(tmp_path, stereo_width=8).stereo_options()
+    assert Pointing(tmp_path).stereo_options() is None

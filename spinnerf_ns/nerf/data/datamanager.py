@@ -32,7 +32,7 @@ from spinnerf_ns.nerf.data.depths import sparse_depths, stereo_disparities
 from spinnerf_ns.nerf.data.pixel_samplers import PixelPool, RayLayout, sample_usable
 from spinnerf_ns.nerf.losses import UNKNOWN
 from spinnerf_ns.scene.capture import Capture, capture_from_dataparser
-from spinnerf_ns.scene.view import View
+from spinnerf_ns.scene.view import View, sizes_of
 from spinnerf_ns.scene.workspace import Workspace
 
 # What a configuration does not need is imported where it is used: ns-train --help waits for each import.
@@ -147,6 +147,10 @@ class SpinnerfDataManager(VanillaDataManager):
         if len(kept) < len(names):
             CONSOLE.print(f"{len(names) - len(kept)} object-free photos are left out of training.")
             self.train_dataparser_outputs = subset(self.train_dataparser_outputs, kept)
+        if self.test_mode == "val":  # a run is trained, and not looked at
+            views = [self.view_of(path) for path in self.train_dataparser_outputs.image_filenames]
+            at = sizes_of(views, scale=self.config.camera_res_scale_factor)
+            say(f"Training on {len(views)} photos at {at}" + (f" (photos of {sizes_of(views)})" if at != sizes_of(views) else ""))
         dataset = self._dataset(self.train_dataparser_outputs, ShownDataset)
         bounds = scene_bounds(self.capture, self.points)
         dataset.metadata["scene_bounds"] = None if bounds is None else (bounds.center, bounds.radius, bounds.near)

@@ -115,7 +115,7 @@ def test_the_line_names_rates_settings_and_time():
         "50 ms a step",
         "--export.downscale 2 as given",
         f"--seg-steps {plan.settings.seg_steps}",
-        "5:10",
+        "6:50",
     ):
         assert part in text, text
     assert "\n" not in text and minutes(125) == "2:05 min"

@@ -88,7 +88,7 @@ def test_auto_stays_with_what_made_the_masks(twin, tmp_path, nothing_cached, mon
     capture, workspace = load_capture(twin.root), Workspace.open(twin.root, tmp_path / "ws")
     prompt = Prompt(twin.prompt_view, box=tuple(twin.prompt_box))
     monkeypatch.setattr(FlowTracker, "track", lambda self, images, masks, progress: [*masks.values()] * len(images))
-    monkeypatch.setattr(segment, "stereo_if_possible", lambda *_: False)
+    monkeypatch.setattr(segment, "stereo_if_possible", lambda *_, **__: False)
     segment_capture(capture, workspace, prompt, "auto", "auto")
     stage = workspace.read_manifest()["stages"]["segment"]
     assert (stage["parameters"]["segmenter"]["name"], stage["parameters"]["tracker"]["name"]) == ("grabcut", "flow")

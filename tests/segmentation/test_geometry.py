@@ -164,7 +164,7 @@ def test_auto_measures_depth_and_carries_masks_by_it(twin, tmp_path, monkeypatch
     monkeypatch.setattr(Sam2Tracker, "ensure", not_here)
     monkeypatch.setattr(SamSegmenter, "ensure", not_here)
     placed = []
-    monkeypatch.setattr(segment, "stereo_if_possible", lambda *_: True)
+    monkeypatch.setattr(segment, "stereo_if_possible", lambda *_, **__: True)
     monkeypatch.setattr(segment, "stereo_of", lambda _, workspace: bool(workspace.stereo.mkdir(exist_ok=True) or True))
     monkeypatch.setattr(GeometryTracker, "place", lambda self, views, depth: placed.append(len(views)))
     monkeypatch.setattr(GeometryTracker, "track", lambda self, images, masks, progress: [*masks.values()] * len(images))

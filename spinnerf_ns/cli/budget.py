@@ -42,8 +42,8 @@ DRAW = 3.5, 3.0
 """Seconds per megapixel of all photos, and in all, of cleaning and drawing them."""
 BACKGROUND_STEP = 0.5
 """A step of the field of what stays, in steps of the segmentation field: it has no objectness."""
-AT_EDGES = 0.28
-"""Part of the rays of a photo that is rendered sparsely: those at edges (15 to 40 %)."""
+AT_EDGES = 0.15
+"""Part of the rays of a photo that is rendered sparsely: those at edges that are wanted sharp."""
 CHECKED = 1.35
 """Time of stereo in times of photos' own depth: each is compared with those of others."""
 
@@ -171,7 +171,7 @@ def seconds_of(work: Work, rates: Rates, settings: Settings) -> dict[str, float]
     if work.segmentation:
         parts["masks"] = read + slow * TRACK * work.photos
     if work.seg_training:
-        rounds = work.mask_rounds * work.photos * rates.ray * _pixels(work, work.mask_round_downscale)
+        rounds = work.mask_rounds * work.photos * rates.ray * _rays(work, work.mask_round_downscale)
         parts["segmentation field"] = read + (settings.seg_steps or 0) * rates.seg_step + rounds
     if work.export:
         rendered = work.photos * rates.ray * _rays(work, settings.downscale or 1)
@@ -250,15 +250,11 @@ def _largest_part(work: Work, rates: Rates, seconds: float, level: Settings) -> 
     return low
 
 
-def _pixels(work: Work, downscale: int) -> float:
-    return work.width * work.height / downscale**2
-
-
 def _rays(work: Work, downscale: int) -> float:
     """Of a photo that is rendered sparsely, as `rendering.render_sparsely` does it."""
     factor = min(COARSEST, round(work.width / downscale) // COARSE_WIDTH)
     share = 1.0 if factor < 2 else 1 / factor**2 + AT_EDGES
-    return share * _pixels(work, downscale)
+    return share * work.width * work.height / downscale**2
 
 
 # ------------------------------------------------------------------------------------------------------------------- words

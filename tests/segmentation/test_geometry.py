@@ -165,7 +165,7 @@ def test_auto_measures_depth_and_carries_masks_by_it(twin, tmp_path, monkeypatch
     monkeypatch.setattr(SamSegmenter, "ensure", not_here)
     placed = []
     monkeypatch.setattr(segment, "stereo_if_possible", lambda *_, **__: True)
-    monkeypatch.setattr(segment, "stereo_of", lambda _, workspace: bool(workspace.stereo.mkdir(exist_ok=True) or True))
+    monkeypatch.setattr(segment, "stereo_of", lambda _, workspace, *__: bool(workspace.stereo.mkdir(exist_ok=True) or True))
     monkeypatch.setattr(GeometryTracker, "place", lambda self, views, depth: placed.append(len(views)))
     monkeypatch.setattr(GeometryTracker, "track", lambda self, images, masks, progress: [*masks.values()] * len(images))
     capture, workspace = load_capture(twin.root), Workspace.open(twin.root, tmp_path / "ws")

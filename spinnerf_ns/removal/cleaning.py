@@ -3,6 +3,7 @@
     surfaces     which plane each pixel around a region shows
     continued    where these planes go on in the region
     filled       what other photos show of the region; the depth of all of it
+    rehearsed    in a few photos: how well each way of drawing does beside the region
     then photo by photo what no photo shows
 
 Every step's results are a file per photo in the stage's scratch folder, of a window around the region alone. So memory does not
@@ -29,7 +30,7 @@ from spinnerf_ns.removal.config import ExportConfig
 from spinnerf_ns.removal.invention import Open, Reference, completed, left_out
 from spinnerf_ns.removal.layers import Floats, Layers, Recent, ViewLayers, kept_photos
 from spinnerf_ns.removal.plan import Plan, load_layers
-from spinnerf_ns.removal.rehearsal import Rehearsal, rehearse
+from spinnerf_ns.removal.rehearsal import Fill, Rehearsal, Tried, decide, photos_to_try, try_photo
 from spinnerf_ns.removal.surfaces.continuation import continued
 from spinnerf_ns.removal.surfaces.planes import (
     REST,
@@ -47,10 +48,11 @@ from spinnerf_ns.scene.removed import RemovedView, RemovedWriter
 BY_SURFACE = "by surface"
 """Name of the way in which what no photo shows is drawn from its own surface alone."""
 
-SURFACES, CONTINUED, FILLED, WRITTEN = "surfaces", "continued", "filled", "written"
+SURFACES, CONTINUED, FILLED, REHEARSED, WRITTEN = "surfaces", "continued", "filled", "rehearsed", "written"
 """Steps; those before the last one have a folder each."""
 SAID = {
-    SURFACES: "Finding surfaces", CONTINUED: "Continuing surfaces", FILLED: "Filling from other photos", WRITTEN: "Inpainting",
+    SURFACES: "Finding surfaces", CONTINUED: "Continuing surfaces", FILLED: "Filling from other photos", REHEARSED: "Rehearsing",
+    WRITTEN: "Inpainting",
 }  # fmt: skip
 """Step -> what its bar says."""
 
@@ -99,7 +101,7 @@ class Cleaning:
 
     def do(self, step: str, number: int) -> None:
         """Does a step for a photo."""
-        work = {SURFACES: self._surface, CONTINUED: self._continued, FILLED: self._filled}[step]
+        work = {SURFACES: self._surface, CONTINUED: self._continued, FILLED: self._filled, REHEARSED: self._rehearsed}[step]
         with atomic_path(self._path(step, number)) as temporary, open(temporary, "wb") as file:
             np.savez(file, **work(number))
 
@@ -205,12 +207,23 @@ class Cleaning:
         return disparity_to_z(disparity).astype(np.float32)
 
     # ------------------------------------------------------------------------------------------------------------- drawing
-    def rehearsed(self, with_region: Sequence[int]) -> Rehearsal:
-        """Whether this scene is better inpainted surface by surface or as it looks, by regions planted where the truth is known.
+    def rehearsal(self) -> Rehearsal:
+        """Whether this scene is better inpainted surface by surface or as it looks, by regions planted where the truth is known."""
+        tried = []
+        for number in self.to_rehearse():
+            kept = self._kept(REHEARSED, number)
+            tried.append(Tried(kept["squares"].tolist(), int(kept["pixels"]), int(kept["places"])))
+        return decide(list(self._ways), tried)
 
-        Args:
-            with_region: numbers of the photos that show the object.
-        """
+    def to_rehearse(self) -> list[int]:
+        """Numbers of the photos of the step `rehearsed`; after the step `filled`."""
+        return photos_to_try(self.given.is_source, [number for number, area in enumerate(self.areas()[0]) if area])
+
+    def _rehearsed(self, number: int) -> dict[str, npt.NDArray]:
+        return {name: np.array(value) for name, value in vars(try_photo(number, self.layers[number], self._ways)).items()}
+
+    @property
+    def _ways(self) -> dict[str, Fill]:
         planes, inpainter = self.planes, self.plan.inpainter
 
         def by_surface(number: int, hidden: ViewLayers) -> Image:
@@ -222,7 +235,7 @@ class Cleaning:
         def whole(number: int, hidden: ViewLayers) -> Image:
             return drawn(hidden, hidden.image, hidden.region, None, inpainter)
 
-        return rehearse(self.layers, {BY_SURFACE: by_surface, "whole": whole}, with_region)
+        return {BY_SURFACE: by_surface, "whole": whole}
 
     def draw(self, number: int, image: Image, to_fill: BoolMask, by_surface: bool) -> Image:
         """A photo with `to_fill` inpainted, as the rehearsal says."""

@@ -17,7 +17,7 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_depth, load_object_mask, save_depth, save_object_mask
 from spinnerf_ns.hints import command, say
 from spinnerf_ns.removal.clean_photos import match_stage
-from spinnerf_ns.removal.cleaning import BY_SURFACE, SAID, WRITTEN, Cleaning, do, flushes, prepare
+from spinnerf_ns.removal.cleaning import BY_SURFACE, REHEARSED, SAID, WRITTEN, Cleaning, do, flushes, prepare
 from spinnerf_ns.removal.config import BACKGROUND, ExportConfig
 from spinnerf_ns.removal.invention import Reference, choose_references, say_provenance
 from spinnerf_ns.removal.plan import Plan, clean_path, layers_path, object_mask_path, plan_export, removed_region
@@ -180,16 +180,16 @@ def _clean(plan: Plan, config: ExportConfig, unfinished: list[int], writer: Remo
     cleaning = Cleaning(plan, config, stage.scratch("steps"), writer)
     with _Shared(cleaning) as shared:
         cleaning.planes  # noqa: B018 - found once, for all processes
-        for step in cleaning.steps:
+        rehearses = config.invention and plan.by_surface and getattr(plan.inpainter, "by_surface", False)
+        for step in [*cleaning.steps, REHEARSED] if rehearses else cleaning.steps:
             for _ in shared.each(step, cleaning.left(step)):
                 pass
         regions, unseen = cleaning.areas()
         shares = [area / (view.width * view.height) for area, view in zip(unseen, plan.views, strict=True)]
         reference = choose_reference(plan.views, plan.candidates, shares)
         mended = _mended(config, plan.views, reference)
-        rehearsal = None
-        if config.invention and plan.by_surface and getattr(plan.inpainter, "by_surface", False):
-            rehearsal = cleaning.rehearsed([number for number, area in enumerate(regions) if area])
+        rehearsal = cleaning.rehearsal() if rehearses else None
+        if rehearsal is not None:
             say(str(rehearsal))
         by_surface = rehearsal is not None and rehearsal.winner == BY_SURFACE
         references: list[Reference] = []

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from spinnerf_ns.conventions import BoolMask, Image
 from spinnerf_ns.removal.layers import Layers, ViewLayers
@@ -65,6 +64,18 @@ class Rehearsal:
         return f"Rehearsal at {self.places} places beside the removed region, colour error of 255: {errors}; taken: {self.winner}"
 
 
+@dataclass
+class Tried:
+    """What came out of one photo."""
+
+    squares: list[float]
+    """Per candidate, in their order: squared errors summed over the planted regions' pixels."""
+    pixels: int
+    """Of the planted regions."""
+    places: int
+    """Planted regions."""
+
+
 def rehearse(layers: Sequence[ViewLayers], candidates: Mapping[str, Fill], with_region: Sequence[int] | None = None) -> Rehearsal:
     """Tries the candidates where the truth is known.
 
@@ -76,28 +87,46 @@ def rehearse(layers: Sequence[ViewLayers], candidates: Mapping[str, Fill], with_
     Returns:
         The winner and the table. Deterministic, so that an export that was interrupted decides alike when it goes on.
     """
-    squares, pixels, places = dict.fromkeys(candidates, 0.0), 0, 0
-    for number in _chosen(layers, with_region):
-        layer = layers[number]
-        for planted in planted_regions(layer):
-            hidden = replace(layer, image=_blanked(layer.image, planted), region=planted | layer.region)
-            for name, fill in candidates.items():
-                error = fill(number, hidden).astype(np.float32) - layer.image
-                error = np.where(planted[..., None], error, 0)
-                weight = np.maximum(cv2.GaussianBlur(planted.astype(np.float32), (0, 0), BLUR), 1e-6)[..., None]
-                smooth = cv2.GaussianBlur(error, (0, 0), BLUR) / weight
-                squares[name] += float(np.square(smooth[planted]).mean(axis=1).sum())
-            pixels += int(planted.sum())
-            places += 1
-    names = list(candidates)
+    if with_region is None:
+        with_region = [number for number, layer in enumerate(layers) if layer.region.any()]
+    numbers = photos_to_try(Layers.of(layers).is_source, with_region)
+    return decide(list(candidates), [try_photo(number, layers[number], candidates) for number in numbers])
+
+
+def photos_to_try(is_source: Sequence[bool], with_region: Sequence[int]) -> list[int]:
+    """Numbers of the photos in which regions are planted: some of those `with_region` that may be used, evenly."""
+    able = [number for number in with_region if is_source[number]]
+    return [able[int(place)] for place in np.linspace(0, len(able) - 1, min(MOST_PHOTOS, len(able)))]
+
+
+def try_photo(number: int, layer: ViewLayers, candidates: Mapping[str, Fill]) -> Tried:
+    """Tries the candidates in one photo, the `number`th."""
+    tried = Tried([0.0] * len(candidates), 0, 0)
+    for planted in planted_regions(layer):
+        hidden = replace(layer, image=_blanked(layer.image, planted), region=planted | layer.region)
+        for place, fill in enumerate(candidates.values()):
+            error = fill(number, hidden).astype(np.float32) - layer.image
+            error = np.where(planted[..., None], error, 0)
+            weight = np.maximum(cv2.GaussianBlur(planted.astype(np.float32), (0, 0), BLUR), 1e-6)[..., None]
+            smooth = cv2.GaussianBlur(error, (0, 0), BLUR) / weight
+            tried.squares[place] += float(np.square(smooth[planted]).mean(axis=1).sum())
+        tried.pixels += int(planted.sum())
+        tried.places += 1
+    return tried
+
+
+def decide(names: Sequence[str], tried: Sequence[Tried]) -> Rehearsal:
+    """The winner among the candidates, from what came out of the photos."""
+    pixels = sum(each.pixels for each in tried)
     if not pixels:
         return Rehearsal(names[0], [], 0)
-    table = [Rehearsed(name, float(np.sqrt(squares[name] / pixels))) for name in names]
+    squares = np.sum([each.squares for each in tried], axis=0)
+    table = [Rehearsed(name, float(np.sqrt(square / pixels))) for name, square in zip(names, squares, strict=True)]
     winner = table[0]
     for each in table[1:]:
         if each.error < ALIKE * winner.error:
             winner = each
-    return Rehearsal(winner.name, table, places)
+    return Rehearsal(winner.name, table, sum(each.places for each in tried))
 
 
 def planted_regions(layer: ViewLayers) -> list[BoolMask]:
@@ -121,15 +150,6 @@ def planted_regions(layer: ViewLayers) -> list[BoolMask]:
         if len(found) == MOST_PLACES:
             break
     return found
-
-
-def _chosen(layers: Sequence[ViewLayers], with_region: Sequence[int] | None) -> npt.NDArray[np.int64]:
-    """Numbers of the photos in which regions are planted."""
-    if with_region is None:
-        with_region = [number for number, layer in enumerate(layers) if layer.region.any()]
-    is_source = Layers.of(layers).is_source
-    able = np.array([number for number in with_region if is_source[number]], np.int64)
-    return able[np.linspace(0, len(able) - 1, min(MOST_PHOTOS, len(able))).astype(np.int64)]
 
 
 def _moved(mask: BoolMask, right: int, down: int) -> BoolMask:

@@ -316,12 +316,12 @@ def test_what_no_photo_shows_is_drawn_in_few_photos_and_carried_to_the_others(ex
 @pytest.mark.parametrize("winner", ["by surface", "whole"])
 def test_a_rehearsal_decides_whether_surfaces_are_drawn_alone(exported, twin, monkeypatch, winner):
     from spinnerf_ns.removal import cleaning as module
-    from spinnerf_ns.removal.rehearsal import Rehearsal, Rehearsed, rehearse
+    from spinnerf_ns.removal.rehearsal import Rehearsal, Rehearsed, decide
 
     found, by_surface = [], []
 
     def told(*given):
-        found.append(rehearse(*given))
+        found.append(decide(*given))
         return Rehearsal(winner, [Rehearsed(winner, 1.5)], 1)
 
     def counted(*given):
@@ -329,7 +329,7 @@ def test_a_rehearsal_decides_whether_surfaces_are_drawn_alone(exported, twin, mo
         return fill_by_surface(*given)
 
     fill_by_surface = module.fill_by_surface
-    monkeypatch.setattr(module, "rehearse", told)
+    monkeypatch.setattr(module, "decide", told)
     monkeypatch.setattr(module, "fill_by_surface", counted)
     for view in exported.capture.views:
         if Path(view.photo).name not in {Path(photo).stem for photo in twin.object_free}:

@@ -82,7 +82,7 @@ class MaskChoice:
 
     def choose(self, view: View, objectness: npt.NDArray[np.floating], label: npt.NDArray[np.uint8] | None) -> Choice:
         """A photo's mask; arguments as of `refinement.choose`."""
-        choice = choose(view, objectness, label, self.others, self.check.trusted, self.check.fine)
+        choice = choose(view, objectness, label, self.others, self.check.trusted)
         if choice.doubtful:
             self.doubtful.append(view.photo)
         if choice.source == "tracked" and choice.agreement < LEAST_AGREEMENT and self.check.trusted:

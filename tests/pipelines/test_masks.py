@@ -33,7 +33,7 @@ def always_the_field_s(monkeypatch):
     from spinnerf_ns.nerf import mask_choice
     from spinnerf_ns.nerf.refinement import Choice, refined
 
-    def choose(view, objectness, label, others, trusted, fine):
+    def choose(view, objectness, label, others, trusted):
         return Choice(refined(objectness, label), "field", 1.0, 1.0, 1.0, doubtful=False)
 
     monkeypatch.setattr(mask_choice, "choose", choose)

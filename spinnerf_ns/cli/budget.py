@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields, replace
 
 from spinnerf_ns.nerf.background_field import background_steps
 from spinnerf_ns.nerf.rendering import COARSE_WIDTH, COARSEST
-from spinnerf_ns.stereo.dense import StereoOptions
+from spinnerf_ns.stereo.dense import LEAST_WIDTH, StereoOptions
 
 LEVELS = ((1.0, 1), (1.0, 2), (2 / 3, 2), (1 / 2, 2), (1 / 2, 3), (1 / 3, 4))
 """Resolutions from fine to coarse: the part of stereo's width, and N of --downscale."""
@@ -229,7 +229,7 @@ def with_steps(work: Work, settings: Settings, part: float) -> Settings:
 def _levels(work: Work, fixed: Settings) -> Iterator[Settings]:
     full = min(StereoOptions.width, work.width)
     for width, downscale in LEVELS:
-        width = fixed.stereo_width or max(1, round(width * full))
+        width = fixed.stereo_width or max(LEAST_WIDTH, round(width * full))
         yield replace(fixed, stereo_width=width, downscale=fixed.downscale or downscale)
 
 

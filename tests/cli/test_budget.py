@@ -30,6 +30,7 @@ from spinnerf_ns.evaluation.truth.twin import TwinConfig, TwinScene, write_twin
 from spinnerf_ns.runs import Run, mean_step
 from spinnerf_ns.scene.capture import load_capture
 from spinnerf_ns.scene.workspace import Workspace
+from spinnerf_ns.stereo.dense import LEAST_WIDTH
 
 WORK = Work(photos=60, width=1008, height=567, seg_steps=800, inpaint_steps=600)
 RATES = Rates(seg_step=0.05, inpaint_step=0.045, ray=5e-6, stereo=(0.1, 8.0))
@@ -91,6 +92,7 @@ def test_what_is_over_takes_no_time():
 def test_narrow_photos_are_not_measured_wider_than_they_are():
     plan = choose(replace(WORK, width=384, height=288), RATES, 1000, Settings())
     assert plan.settings.stereo_width == 384
+    assert least(replace(WORK, width=128, height=96), RATES, Settings()).settings.stereo_width == LEAST_WIDTH
 
 
 @pytest.mark.parametrize(

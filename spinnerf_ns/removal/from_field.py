@@ -126,7 +126,7 @@ def fit_what_stays(
     BackgroundField.of(background, capture.world_to_training).save(path)
     views = manager.workspace.views_with_object(capture)
     unsure = (regions(view) | ~view.valid_mask() for view in views)  # what may not be used says nothing of the object
-    hull = visual_hull(views, unsure, object_points(manager.workspace, views))
+    hull = visual_hull(views, unsure, object_points(manager.workspace, views), [(view, view.valid_mask()) for view in clean])
     background.empty_hull(hull, capture.world_to_training)
     return partial(_depth_of, background, capture, config.rendered_at, regions)
 

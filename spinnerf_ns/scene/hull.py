@@ -35,13 +35,20 @@ class VisualHull:
     """(X, Y, Z) whether a cell is in the hull."""
 
 
-def visual_hull(views: Sequence[View], regions: Iterable[BoolMask], surface: npt.NDArray[np.float64]) -> VisualHull:
+def visual_hull(
+    views: Sequence[View],
+    regions: Iterable[BoolMask],
+    surface: npt.NDArray[np.float64],
+    without: Sequence[tuple[View, BoolMask]] = (),
+) -> VisualHull:
     """The cells around the object that (nearly) all photos see inside their regions.
 
     Args:
         views: the photos that show the object.
         regions: per photo (H, W) bool.
         surface: (P, 3) points of the object's visible surface, a few wrong ones among them.
+        without: photos that were taken without the object, and (H, W) bool what may be used of them: they show what is in there,
+            so what they see is no part of the hull.
 
     Returns:
         The hull; empty where there are no points.
@@ -57,12 +64,20 @@ def visual_hull(views: Sequence[View], regions: Iterable[BoolMask], surface: npt
     points = low + (points + 0.5) * cell
     outside, seen = np.zeros(len(points), np.int32), np.zeros(len(points), np.int32)
     for view, region in zip(views, regions, strict=True):
-        xy, z = project(view, points)
-        with np.errstate(invalid="ignore"):
-            shown = (z > 0) & (xy[:, 0] >= 0) & (xy[:, 0] < view.width) & (xy[:, 1] >= 0) & (xy[:, 1] < view.height)
-        which = np.flatnonzero(shown)
+        xy, which = _shown(view, points)
         in_region = region[xy[which, 1].astype(np.int64), xy[which, 0].astype(np.int64)]
         seen[which] += 1
         outside[which] += ~in_region
     inside = (seen >= 2) & (outside <= DOUBT * seen)
+    for view, valid in without:
+        xy, which = _shown(view, points)
+        inside[which] &= ~valid[xy[which, 1].astype(np.int64), xy[which, 0].astype(np.int64)]
     return VisualHull(low, cell, inside.reshape(shape))
+
+
+def _shown(view: View, points: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Where (N, 2) points project into a photo, and which of them fall into it."""
+    xy, z = project(view, points)
+    with np.errstate(invalid="ignore"):
+        shown = (z > 0) & (xy[:, 0] >= 0) & (xy[:, 0] < view.width) & (xy[:, 1] >= 0) & (xy[:, 1] < view.height)
+    return xy, np.flatnonzero(shown)

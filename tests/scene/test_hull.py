@@ -66,3 +66,15 @@ def test_empty_without_points_and_without_holes(around, surface):
     views, regions = zip(*around, strict=True)
     assert not visual_hull(views, regions, np.zeros((0, 3))).inside.any()
     assert not visual_hull(views, [np.zeros_like(region) for region in regions], surface).inside.any()
+
+
+def test_what_a_photo_without_the_object_sees_is_no_part_of_it(around, surface):
+    """That photo trains what is in there: a table on which the object stood."""
+    views, regions = zip(*around, strict=True)
+    right = np.zeros((SIZE, SIZE), bool)
+    right[:, SIZE // 2 :] = True
+    hull, half = visual_hull(views, regions, surface), visual_hull(views, regions, surface, [(views[0], right)])
+    assert not visual_hull(views, regions, surface, [(views[0], np.ones_like(right))]).inside.any()
+    seen = centers(hull)[..., 1] > hull.cell  # the first camera stands on the x axis and looks along it
+    assert not half.inside[seen].any()
+    assert np.array_equal(half.inside[centers(hull)[..., 1] < -hull.cell], hull.inside[centers(hull)[..., 1] < -hull.cell])

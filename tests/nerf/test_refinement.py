@@ -130,11 +130,11 @@ def test_an_outline_stays_unless_the_others_clearly_lack_it(views, true):
     assert agreement(grown, true[view.photo]) > 0.88
     assert choose(view, rendered(grown), label(true[view.photo]), others, trusted=True).source == "tracked"
     assert choose(view, rendered(true[view.photo]), label(grown), others, trusted=True).source == "tracked"
-    short = shortened(view.photo, 6)
+    short = shortened(view.photo, 4)
     assert agreement(short, true[view.photo]) > 0.88
     one = Consensus(views, [short if each is view else mask for each, mask in zip(views, all_masks, strict=True)])
     assert np.array_equal(choose(view, rendered(true[view.photo]), label(short), one, trusted=True).object_mask, true[view.photo])
-    short = [shortened(each.photo, 6) for each in views]  # where all lack it, nobody speaks for the field
+    short = [shortened(each.photo, 4) for each in views]  # where all lack it, nobody speaks for the field
     assert choose(view, rendered(true[view.photo]), label(short[8]), Consensus(views, short), trusted=True).source == "tracked"
 
 

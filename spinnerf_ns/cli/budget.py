@@ -32,11 +32,11 @@ FEWEST, MOST = 1 / 8, 4.0
 
 REFERENCE_RAY = 4.8e-6
 """Seconds per rendered ray (spinnerf-seg-lite) of the machine on which the figures below were measured: 2 cores, no GPU."""
-TRACK = 0.45
+TRACK = 0.23
 """Seconds per photo of segmenting and tracking, without stereo. Windows of fixed size are worked on, whatever the photo's."""
 READ = 0.12
 """Seconds per megapixel of reading a photo for a stage."""
-LOAD = 4.0
+LOAD = 1.5
 """Seconds of setting up a stage, whatever the capture."""
 DRAW = 3.5, 3.0
 """Seconds per megapixel of all photos, and in all, of cleaning and drawing them."""

@@ -171,7 +171,7 @@ class Budget:
                 f"takes {minutes(plan.total)}; it goes on with that"
             )
         self._decide(**{name: getattr(plan.settings, name)})
-        total = minutes(self.spent + plan.total)
+        total = minutes(self.spent + self._passed() + plan.total)
         say(f"--minutes {self.command.minutes:g}: {option(name)} {getattr(plan.settings, name)}, to end after about {total}")
 
     def _plan(self) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,6 +198,8 @@ def test_a_run_is_decided_step_by_step_and_each_decision_is_kept_before_it_is_us
     spared = 120 - 75 - 2
     assert 0.85 * spared <= command.inpaint_steps * 0.05 <= spared, "the time that is really left is trained"
     said = capsys.readouterr().out
+    ends = re.findall(r"to end after about (\d+):(\d+) min", said)
+    assert len(ends) == 2 and all(100 <= 60 * int(whole) + int(rest) <= 121 for whole, rest in ends), "what is over counts"
     assert said.count("--minutes 2:") == 4 and "WARNING" not in said
     assert machine.asked == ["spinnerf-seg-lite", "stereo", "spinnerf-inpaint-lite"]
 

@@ -37,7 +37,7 @@ VERSIONS = {
     "background": 3,
     "export": 3,
     "spinnerf-seg": 2,
-    "spinnerf-inpaint": 2,
+    "spinnerf-inpaint": 3,
 }
 """Stage, or trained method -> the version of its algorithm. Raise it when the same inputs and settings give another result from
 now on: what was made before is then no longer taken for fresh. A stage that is not named here has version 1."""

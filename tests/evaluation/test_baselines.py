@@ -41,7 +41,7 @@ def test_release_brings_its_losses() -> None:
     preset, ours = method_config("spinnerf-inpaint-release").pipeline, method_config("spinnerf-inpaint-lite")
     config = release(ours).pipeline
     assert config.model.disparity_loss_mult == preset.model.disparity_loss_mult != ours.pipeline.model.disparity_loss_mult
-    assert config.datamanager.to_fill == "object" and ours.pipeline.datamanager.to_fill == "unseen"
+    assert config.datamanager.reference_photos == "one" and ours.pipeline.datamanager.reference_photos == "agreeing"
     assert config.datamanager.depth_num_rays == ours.pipeline.datamanager.depth_num_rays
 
 

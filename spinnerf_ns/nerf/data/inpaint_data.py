@@ -36,8 +36,8 @@ class SpinnerfInpaintDataManagerConfig(SpinnerfDataManagerConfig):
     """The inpainting stage's data manager."""
 
     _target: type = field(default_factory=lambda: SpinnerfInpaintDataManager)
-    to_fill: Literal["unseen", "object"] = "unseen"
-    """Which pixels are a gap to the losses: the part of the removed region that no photo shows, or all of it (the release)."""
+    to_fill: Literal["unseen", "object"] = "object"
+    """Which pixels are a gap to the losses: all of the removed region, or the part of it that no photo shows."""
     num_patches: int = 4
     """Patches per step over the gap, for the perceptual loss."""
     patch_size_fraction: float = 1 / 16

@@ -94,9 +94,11 @@ class Cleaning:
 
     def left(self, step: str) -> list[int]:
         """Numbers of the photos with a region that a step has not done, along the camera path."""
-        takes_part = [
-            number for number in self._order if self.given[number].region.any() or (step == SURFACES and self._clean(number))
-        ]
+        if step == REHEARSED:
+            takes_part = self.to_rehearse()
+        else:
+            clean = step == SURFACES
+            takes_part = [number for number in self._order if self.given[number].region.any() or (clean and self._clean(number))]
         return [number for number in takes_part if not self._path(step, number).is_file()]
 
     def do(self, step: str, number: int) -> None:

@@ -316,7 +316,7 @@ def test_what_no_photo_shows_is_drawn_in_few_photos_and_carried_to_the_others(ex
 @pytest.mark.parametrize("winner", ["by surface", "whole"])
 def test_a_rehearsal_decides_whether_surfaces_are_drawn_alone(exported, twin, monkeypatch, winner):
     from spinnerf_ns.removal import cleaning as module
-    from spinnerf_ns.removal.rehearsal import Rehearsal, Rehearsed, decide
+    from spinnerf_ns.removal.rehearsal import MOST_PHOTOS, Rehearsal, Rehearsed, decide
 
     found, by_surface = [], []
 
@@ -328,7 +328,12 @@ def test_a_rehearsal_decides_whether_surfaces_are_drawn_alone(exported, twin, mo
         by_surface.append(len(found))
         return fill_by_surface(*given)
 
-    fill_by_surface = module.fill_by_surface
+    def once(number, *given):
+        tried.append(number)
+        return try_photo(number, *given)
+
+    fill_by_surface, try_photo, tried = module.fill_by_surface, module.try_photo, []
+    monkeypatch.setattr(module, "try_photo", once)
     monkeypatch.setattr(module, "decide", told)
     monkeypatch.setattr(module, "fill_by_surface", counted)
     for view in exported.capture.views:
@@ -337,5 +342,6 @@ def test_a_rehearsal_decides_whether_surfaces_are_drawn_alone(exported, twin, mo
             save_depth(background_path(exported.workspace, view.photo), z)
     workspace = exported()
     assert found[0].places > 0 and {each.name for each in found[0].table} == {"by surface", "whole"}
+    assert len(tried) == len(set(tried)) == MOST_PHOTOS < len(exported.capture.views)
     assert (by_surface.count(1) > 0) == (winner == "by surface")
     assert workspace.records("export")[workspace.reference_view]["rehearsal"] == {winner: 1.5}

@@ -31,8 +31,8 @@ SCHEMA = 2
 READABLE = (1, SCHEMA)
 
 VERSIONS = {
-    "track": 1,
-    "segment": 1,
+    "track": 2,
+    "segment": 2,
     "render": 3,
     "background": 3,
     "export": 3,

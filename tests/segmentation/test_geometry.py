@@ -197,3 +197,18 @@ def test_of_two_trackers_masks_those_that_describe_one_body_are_taken(fine_ring)
     assert taken[7] is truth[7] and taken[15] is truth[15], "photo by photo"
     taken, swapped = agreed(views, truth, [None] * len(views))
     assert not any(swapped) and all(a is b for a, b in zip(taken, truth))
+
+
+def test_of_masks_that_lack_the_same_part_everywhere_the_given_one_tells(fine_ring):
+    views, truth = fine_ring[0][:9], [shot[2] for shot in fine_ring[1]][:9]
+
+    def without_foot(mask: np.ndarray) -> np.ndarray:
+        rows = np.flatnonzero(mask.any(axis=1))
+        shown = mask.copy()
+        shown[rows[-len(rows) // 5] :] = False
+        return shown
+
+    worn = [mask if number == 4 else without_foot(mask) for number, mask in enumerate(truth)]
+    taken, swapped = agreed(views, worn, truth, [4])
+    assert sum(swapped) >= 5 and all(taken[number] is truth[number] for number in np.flatnonzero(swapped))
+    assert not sum(agreed(views, truth, worn, [4])[1]) > 2, "photos at the arc's ends, of which the others know little"

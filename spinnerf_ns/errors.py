@@ -35,13 +35,13 @@ def last_line(error: BaseException) -> tuple[str, int] | None:
 
     Example:
         >>> last_line(KeyboardInterrupt())
-        ('stopped; the same command goes on where it was', 130)
+        ('stopped; what is finished is kept, and the same command makes the rest', 130)
         >>> last_line(OSError(28, "No space left on device", "a.png"))[0]
         'a.png: No space left on device; make some, then run the same command again: it goes on where it was'
         >>> last_line(ZeroDivisionError())
     """
     if isinstance(error, KeyboardInterrupt):
-        return "stopped; the same command goes on where it was", STOPPED
+        return "stopped; what is finished is kept, and the same command makes the rest", STOPPED
     if isinstance(error, SpinnerfError):
         return " ".join(str(error).split()), 1
     if _is_no_space(error):

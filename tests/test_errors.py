@@ -31,7 +31,7 @@ def test_examples():
         (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"), "No space left", 1),
         (PermissionError(13, "Permission denied", "/x/a"), "/x/a: Permission denied.*--workspace", 1),
         (OSError(30, "Read-only file system", "/x/a"), "/x/a: Read-only file system.*--workspace", 1),
-        (KeyboardInterrupt(), "stopped; the same command goes on where it was", 130),
+        (KeyboardInterrupt(), "stopped; what is finished is kept, and the same command makes the rest", 130),
         (SpinnerfError("two\nlines"), "two lines", 1),
     ],
 )
@@ -95,7 +95,7 @@ def test_ctrl_c_is_one_line_from_the_first_moment_on(moment, tmp_path):
     """.replace("MOMENT", repr(moment))
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)], capture_output=True, text=True)
     assert done.returncode in (130, -signal.SIGINT)
-    assert done.stderr.splitlines() == [line for line in done.stderr.splitlines() if "stopped; the same command" in line]
+    assert done.stderr.splitlines() == [line for line in done.stderr.splitlines() if "stopped; what is finished is kept" in line]
     assert len(done.stderr.splitlines()) == 1
 
 

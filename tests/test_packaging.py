@@ -46,6 +46,13 @@ def test_every_package_and_every_file_is_listed():
         assert [name for name in names if not any(fnmatch(name, pattern) for pattern in patterns)] == [], package
 
 
+def test_building_does_not_look_for_data_of_its_own_accord():
+    """All data is listed; with it on, building warns of folders of data that it takes for packages (page/static)."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert listed.get("include-package-data", True) is False
+
+
 def run(command: list[object], folder: Path, **environment: str) -> str:
     ours = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
     done = subprocess.run([str(part) for part in command], cwd=folder, env=ours, text=True, capture_output=True)

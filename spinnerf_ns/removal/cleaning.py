@@ -37,6 +37,7 @@ from spinnerf_ns.removal.surfaces.planes import (
     all_surface_labels,
     fill_by_surface,
     find_planes,
+    shown_surfaces,
     snapped,
     surface_labels,
     surroundings,
@@ -222,17 +223,27 @@ class Cleaning:
         return photos_to_try(self.given.is_source, [number for number, area in enumerate(self.areas()[0]) if area])
 
     def _rehearsed(self, number: int) -> dict[str, npt.NDArray]:
-        return {name: np.array(value) for name, value in vars(try_photo(number, self.layers[number], self._ways)).items()}
+        layer = self.layers[number]
+        goes_on = np.setdiff1d(self.labels(number)[layer.region], [REST])
+
+        def alike(planted: BoolMask) -> BoolMask:
+            return planted & np.isin(shown_surfaces(layer.view, layer.z_visible, planted, self.planes), goes_on)
+
+        return {name: np.array(value) for name, value in vars(try_photo(number, layer, self._ways, alike)).items()}
 
     @property
     def _ways(self) -> dict[str, Fill]:
         planes, inpainter = self.planes, self.plan.inpainter
 
         def by_surface(number: int, hidden: ViewLayers) -> Image:
-            hidden = replace(hidden, z_visible=np.where(hidden.region, 0, hidden.z_visible).astype(np.float32))
-            labels = surface_labels(hidden.view, hidden.z_visible, hidden.region, planes)
-            # The other photos would give the answer away; where nobody looks, they can say nothing.
-            return drawn(hidden, hidden.image, hidden.region, continued(hidden, [], planes, labels), inpainter)
+            layer = self.layers[number]
+            planted = hidden.region & ~layer.region
+            z = np.where(hidden.region, 0, hidden.z_visible).astype(np.float32)
+            labels = surface_labels(hidden.view, z, hidden.region, planes)
+            # Which surface goes on where the other photos say in the region; here they would show what is drawn as well.
+            shown = shown_surfaces(layer.view, layer.z_visible, planted, planes)
+            labels = np.where(planted, np.maximum(shown, REST), labels).astype(np.uint8)
+            return drawn(hidden, hidden.image, hidden.region, labels, inpainter)
 
         def whole(number: int, hidden: ViewLayers) -> Image:
             return drawn(hidden, hidden.image, hidden.region, None, inpainter)

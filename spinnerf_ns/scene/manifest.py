@@ -35,7 +35,7 @@ VERSIONS = {
     "segment": 2,
     "render": 3,
     "background": 3,
-    "export": 3,
+    "export": 4,
     "spinnerf-seg": 2,
     "spinnerf-inpaint": 3,
 }

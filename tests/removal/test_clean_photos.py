@@ -88,7 +88,7 @@ def test_what_they_show_is_taken_before_anything_is_invented(scene, without_and_
         errors.append(colour_error(twin, workspace))
     print(f"unseen {unseen[0]:.1%} -> {unseen[1]:.1%}, colour error {errors[0]:.2f} -> {errors[1]:.2f}")
     assert unseen[0] > 0.25 and unseen[1] < 0.03
-    assert errors[1] < 0.5 * errors[0]
+    assert errors[1] < 0.7 * errors[0]
 
 
 def test_their_exposure_is_matched(scene, without_and_with):

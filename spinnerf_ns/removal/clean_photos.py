@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from spinnerf_ns.conventions import LEAST_DILATION, Image
 from spinnerf_ns.errors import SpinnerfError
-from spinnerf_ns.files import load_depth, write_png
+from spinnerf_ns.files import write_png
 from spinnerf_ns.hints import say
 from spinnerf_ns.removal.config import ExportConfig
 from spinnerf_ns.removal.layers import Layers, Recent, ViewLayers, kept_photos
-from spinnerf_ns.removal.plan import CLEAN, NEEDS_BACKGROUND, layers_path, object_mask_path, removed_region
+from spinnerf_ns.removal.plan import CLEAN, NEEDS_BACKGROUND, check_rendered, layers_path, object_mask_path, read_layers
 from spinnerf_ns.removal.views.fill import Sources
 from spinnerf_ns.removal.views.offers import ALIKE, LIT, colours_at
 from spinnerf_ns.removal.views.photos import LOOSE, look
@@ -89,10 +89,7 @@ def match_stage(capture: Capture, workspace: Workspace, config: ExportConfig) ->
     inputs = [*pictures([*others, *clean])]
     inputs += [path for view in others for path in (object_mask_path(workspace, view), layers_path(workspace, view.photo))]
     inputs += [layers_path(workspace, view.photo) for view in clean]
-    missing = [path for path in inputs if not path.is_file()]
-    if missing:
-        again = workspace.export_command()
-        raise SpinnerfError(f"{missing[0]}: missing ({len(missing)} files in all); render masks and depth first: {again}")
+    check_rendered(workspace, inputs)
     parameters = {
         "dilation": config.dilation,
         "least_dilation": LEAST_DILATION,
@@ -104,10 +101,14 @@ def match_stage(capture: Capture, workspace: Workspace, config: ExportConfig) ->
         if stage.fresh:
             return
         views = [*others, *clean]
-        is_source = [not view.splits or "train" in view.splits for view in others] + [False] * len(clean)
+        is_source = [view.trains for view in others] + [False] * len(clean)
         image = Recent(lambda number: views[number].read_image(), ASKED + 1)
-        read = Recent(lambda number: _with_object(workspace, views[number], config, image(number)), kept_photos(views, 4_000_000))
-        layers = Layers(views, is_source, read, image)
+
+        def read(number: int) -> ViewLayers:  # with depth as the segmentation field shows it
+            view = views[number]
+            return read_layers(workspace, view, config, image(number), layers_path(workspace, view.photo))
+
+        layers = Layers(views, is_source, Recent(read, kept_photos(views, 4_000_000)), image)
         sources = Sources(layers)
         gains = []
         for number, view in enumerate(clean, len(others)):
@@ -199,13 +200,6 @@ def name_for_export(manager: SpinnerfSegDataManagerConfig, export: ExportConfig)
     capture = capture_from_dataparser(settled_dataparser(manager.dataparser, data, workspace.skipped).setup())
     masks: Sequence[Path] = [] if manager.masks is None else [Path(manager.masks)]
     name_clean_photos(capture, workspace, export.clean_photos, masks=masks)
-
-
-def _with_object(workspace: Workspace, view: View, config: ExportConfig, image: Image) -> ViewLayers:
-    """A photo with its depth as the segmentation field shows it."""
-    valid = view.valid_mask()
-    z = np.where(valid, load_depth(layers_path(workspace, view.photo)), np.float32(0))
-    return ViewLayers(view, image, removed_region(workspace, view, config, valid), z, np.zeros_like(z), valid)
 
 
 def _say_doubt(view: View, match: Match) -> None:

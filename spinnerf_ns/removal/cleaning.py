@@ -172,7 +172,8 @@ class Cleaning:
         """Per photo the pixels of its region, and those that no photo shows; after the step `filled`."""
         areas = []
         for number in range(len(self.given)):
-            areas.append(self._kept(FILLED, number)["areas"].tolist() if self._path(FILLED, number).is_file() else [0, 0])
+            found = self._path(FILLED, number).is_file()
+            areas.append(self._kept(FILLED, number, ("areas",))["areas"].tolist() if found else [0, 0])
         return [area[0] for area in areas], [area[1] for area in areas]
 
     def _filled(self, number: int) -> dict[str, npt.NDArray]:
@@ -282,9 +283,10 @@ class Cleaning:
     def _path(self, step: str, number: int) -> Path:
         return self.scratch / step / f"{self.plan.views[number].photo}.npz"
 
-    def _kept(self, step: str, number: int) -> dict[str, npt.NDArray]:
+    def _kept(self, step: str, number: int, names: Sequence[str] | None = None) -> dict[str, npt.NDArray]:
+        """What a step found out of a photo, all of it or these arrays: the others are not read."""
         with np.load(self._path(step, number), allow_pickle=False) as kept:
-            return dict(kept)
+            return {name: kept[name] for name in (kept.files if names is None else names)}
 
 
 class _OpenPhotos(Sequence[Open]):

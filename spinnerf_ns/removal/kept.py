@@ -22,7 +22,7 @@ from spinnerf_ns.errors import SpinnerfError
 from spinnerf_ns.files import load_depth, load_object_mask, write_json, write_png
 from spinnerf_ns.hints import command
 from spinnerf_ns.removal.config import ExportConfig
-from spinnerf_ns.removal.plan import layers_path, object_mask_path
+from spinnerf_ns.removal.plan import check_rendered, layers_path, object_mask_path
 from spinnerf_ns.scene.cameras import unproject_pixels
 from spinnerf_ns.scene.capture import Capture
 from spinnerf_ns.scene.points import write_ply
@@ -56,11 +56,7 @@ def export_kept(capture: Capture, workspace: Workspace, config: ExportConfig) ->
     """
     views = workspace.views_with_object(capture)
     inputs = [path for view in views for path in (object_mask_path(workspace, view), layers_path(workspace, view.photo))]
-    missing = [path for path in inputs if not path.is_file()]
-    if missing:
-        raise SpinnerfError(
-            f"{missing[0]}: missing ({len(missing)} files in all); render masks and depth first: {workspace.export_command()}"
-        )
+    check_rendered(workspace, inputs)
     folder = workspace.root / KEPT
     with workspace.stage(STAGE, {}, [*pictures(views), *inputs], [folder], config.overwrite, capture) as stage:
         if stage.fresh:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ class Plan:
 
     def is_source(self, view: View) -> bool:
         """Whether other photos may be filled from this one."""
-        return not view.splits or "train" in view.splits or view.photo in self.clean
+        return view.trains or view.photo in self.clean
 
     def read_image(self, view: View) -> Image:
         """(H, W, 3) uint8: the photo; a clean one as bright as the others."""
@@ -142,11 +143,7 @@ def plan_export(capture: Capture, workspace: Workspace, config: ExportConfig) ->
     )  # fmt: skip
     inputs += pictures(views)
     inputs += [path for view in views for path in (object_mask_path(workspace, view), plan.depth_path(view))]
-    missing = [path for path in inputs if not path.is_file()]
-    if missing:
-        raise SpinnerfError(
-            f"{missing[0]}: missing ({len(missing)} files in all); render masks and depth first: {workspace.export_command()}"
-        )
+    check_rendered(workspace, inputs)
     if config.reference_photo is not None:
         inputs.append(Path(config.reference_photo))
     if config.inpainted is not None:
@@ -154,16 +151,32 @@ def plan_export(capture: Capture, workspace: Workspace, config: ExportConfig) ->
     return plan
 
 
+def check_rendered(workspace: Workspace, files: Sequence[Path]) -> None:
+    """Raises `SpinnerfError` where one of the files that a rendering writes is missing."""
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        raise SpinnerfError(
+            f"{missing[0]}: missing ({len(missing)} files in all); render masks and depth first: {workspace.export_command()}"
+        )
+
+
 def load_layers(plan: Plan, config: ExportConfig, number: int, image: Image) -> ViewLayers:
-    """A view's photo, region and the depth in a file; its background depth is not known yet."""
+    """What is known of the plan's `number`th photo; its background depth is not known yet."""
     view = plan.views[number]
-    valid = view.valid_mask()
-    region = removed_region(plan.workspace, view, config, valid)
-    z_visible = np.where(valid, load_depth(plan.depth_path(view)), np.float32(0))
+    layers = read_layers(plan.workspace, view, config, image, plan.depth_path(view), plan.is_source(view))
     if view.photo in plan.clean and not plan.without_object:
-        z_visible[:] = 0  # it has the object in it, the photo has not
-    usable = None if valid.all() else valid
-    return ViewLayers(view, image, region, z_visible, np.zeros_like(z_visible), usable, plan.is_source(view))
+        layers.z_visible[:] = 0  # it has the object in it, the photo has not
+    return layers
+
+
+def read_layers(
+    workspace: Workspace, view: View, config: ExportConfig, image: Image, depth: Path, is_source: bool = True
+) -> ViewLayers:
+    """A view's photo, region and the depth in a file."""
+    valid = view.valid_mask()
+    region = removed_region(workspace, view, config, valid)
+    z_visible = np.where(valid, load_depth(depth), np.float32(0))
+    return ViewLayers(view, image, region, z_visible, np.zeros_like(z_visible), None if valid.all() else valid, is_source)
 
 
 def removed_region(workspace: Workspace, view: View, config: ExportConfig, valid: BoolMask | None = None) -> BoolMask:

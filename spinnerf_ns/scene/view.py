@@ -62,6 +62,11 @@ class View:
         """Whether some of its pixels may be unusable: it has a mask of the capture's own, or an alpha channel that counts."""
         return self.mask_path is not None or (self.alpha_color is None and has_alpha(self.path))
 
+    @property
+    def trains(self) -> bool:
+        """Whether it is trained on: a held-out photo is only measured against."""
+        return not self.splits or "train" in self.splits
+
     def valid_mask(self) -> BoolMask:
         """(H, W) bool, True = use: not transparent in the photo, and bright in the capture's own mask.
 
